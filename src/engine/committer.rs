@@ -1,0 +1,164 @@
+//! Group commit behind a plain `.await`.
+//!
+//! Callers hand in steps; one loop takes what is waiting, stores it in one transaction, gives the hints and answers.
+//! There is no timer: idle adds nothing, and load makes batches by itself.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::EngineError;
+use crate::{
+    model::Step,
+    store::{Outcome, Store, StoreError},
+};
+
+/// The most steps in one transaction: larger groups raise the latency and not the rate.
+const GROUP_MAX: usize = 1_024;
+
+/// What hears of stored steps, before their writers do.
+pub type Heard = Box<dyn Fn(Vec<Step>) -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
+
+#[derive(Clone)]
+pub struct Committer {
+    writes: mpsc::Sender<Write>,
+}
+
+struct Write {
+    steps: Vec<Step>,
+    atomicity: Atomicity,
+    done: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Atomicity {
+    /// Each step for itself.
+    Each,
+    /// All of them, or none.
+    All,
+}
+
+impl Committer {
+    /// The handle, and the loop behind it. Once `stopped`, it takes no more, stores what is waiting, and ends.
+    pub fn new(
+        store: Arc<dyn Store>,
+        pending_max: usize,
+        heard: Heard,
+        stopped: CancellationToken,
+    ) -> (Committer, impl Future<Output = ()> + Send + 'static) {
+        let (writes, inbox) = mpsc::channel(pending_max);
+        (Committer { writes }, run(store, inbox, heard, stopped))
+    }
+
+    /// Stores one step.
+    ///
+    /// Busy: too many writes are waiting. Unavailable: the store did not take it, or may have and did not say so.
+    pub async fn apply(&self, step: Step) -> Result<Outcome, EngineError> {
+        let outcomes = self.apply_each(vec![step]).await?;
+        Ok(outcomes.first().copied().unwrap_or(Outcome::Stale))
+    }
+
+    /// Stores steps, each for itself; answers in order.
+    pub async fn apply_each(&self, steps: Vec<Step>) -> Result<Vec<Outcome>, EngineError> {
+        self.write(steps, Atomicity::Each).await
+    }
+
+    /// Stores all of the steps or none; answers tell which ones stood in the way.
+    pub async fn apply_all(&self, steps: Vec<Step>) -> Result<Vec<Outcome>, EngineError> {
+        self.write(steps, Atomicity::All).await
+    }
+
+    async fn write(&self, steps: Vec<Step>, atomicity: Atomicity) -> Result<Vec<Outcome>, EngineError> {
+        if steps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (done, answer) = oneshot::channel();
+        match self.writes.try_send(Write { steps, atomicity, done }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                return Err(EngineError::Busy("too many writes are waiting; try again"));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(EngineError::Draining),
+        }
+        Ok(answer.await.map_err(|_| EngineError::Draining)??)
+    }
+}
+
+async fn run(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write>, heard: Heard, stopped: CancellationToken) {
+    let mut held_over = None;
+    loop {
+        let first = match held_over.take() {
+            Some(write) => write,
+            None => {
+                let received = tokio::select! {
+                    biased;
+                    received = inbox.recv() => received,
+                    () = stopped.cancelled(), if !inbox.is_closed() => {
+                        inbox.close();
+                        continue;
+                    }
+                };
+                match received {
+                    Some(write) => write,
+                    None => return,
+                }
+            }
+        };
+        if first.atomicity == Atomicity::All {
+            let outcomes = store.commit_all(&first.steps).await;
+            let stored = matches!(&outcomes, Ok(all) if all.iter().all(|outcome| *outcome == Outcome::Applied));
+            if stored {
+                heard(first.steps).await;
+            }
+            // A writer that has gone away needs no answer.
+            let _ = first.done.send(outcomes);
+            continue;
+        }
+        let mut group = vec![first];
+        let mut size = group[0].steps.len();
+        while size < GROUP_MAX {
+            match inbox.try_recv() {
+                Ok(write) if write.atomicity == Atomicity::Each => {
+                    size += write.steps.len();
+                    group.push(write);
+                }
+                Ok(write) => {
+                    held_over = Some(write);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        commit_group(store.as_ref(), group, size, &heard).await;
+    }
+}
+
+async fn commit_group(store: &dyn Store, mut group: Vec<Write>, size: usize, heard: &Heard) {
+    let mut steps = Vec::with_capacity(size);
+    let mut counts = Vec::with_capacity(group.len());
+    for write in &mut group {
+        counts.push(write.steps.len());
+        steps.append(&mut write.steps);
+    }
+    match store.commit(&steps).await {
+        Ok(outcomes) => {
+            let applied = outcomes.iter().map(|outcome| *outcome == Outcome::Applied);
+            let stored: Vec<Step> =
+                steps.into_iter().zip(applied).filter_map(|(step, applied)| applied.then_some(step)).collect();
+            heard(stored).await;
+            let mut rest = outcomes.as_slice();
+            for (write, count) in group.into_iter().zip(counts) {
+                let (own, others) = rest.split_at(count.min(rest.len()));
+                rest = others;
+                let _ = write.done.send(Ok(own.to_vec()));
+            }
+        }
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, steps = steps.len(), "a commit was not taken");
+            for write in group {
+                let _ = write.done.send(Err(StoreError::Unavailable("the group's commit was not taken".into())));
+            }
+        }
+    }
+}

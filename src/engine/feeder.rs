@@ -1,0 +1,159 @@
+//! Brings jobs from the store into the queue's windows: due ones, and those that found no room or lost their hint.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::{Shared, offer_of};
+use crate::{
+    model::{Timestamp, job::Ready},
+    queue::Offer,
+    store::StoreError,
+};
+
+/// Jobs read from the store at once.
+const READ_MAX: u32 = 5_000;
+/// How long the feeder sleeps where it knows of nothing.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long it waits after an error of the store.
+const AFTER_ERROR: Duration = Duration::from_millis(200);
+/// How often every channel is looked through for hints that were lost.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// When the next delayed job becomes ready, as far as anybody has said.
+#[derive(Default)]
+pub struct Alarm {
+    earliest: Mutex<Option<Timestamp>>,
+    changed: Notify,
+}
+
+impl Alarm {
+    pub fn set(&self, at: Timestamp) {
+        let mut earliest = self.earliest.lock().unwrap_or_else(PoisonError::into_inner);
+        if earliest.is_none_or(|known| at < known) {
+            *earliest = Some(at);
+            self.changed.notify_one();
+        }
+    }
+
+    fn take(&self) -> Option<Timestamp> {
+        self.earliest.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+pub async fn run(shared: Arc<Shared>) {
+    let stopped = shared.stopped();
+    let hunger = shared.queue.hunger();
+    let mut feeder = Feeder { shared, seen_until: Timestamp(0), next_at: None, swept: None };
+    loop {
+        let wait = match feeder.turn().await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the feeder could not read the store");
+                feeder.swept = None;
+                AFTER_ERROR
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = feeder.shared.alarm.changed.notified() => {}
+            () = hunger.notified() => {}
+            () = stopped.cancelled() => return,
+        }
+    }
+}
+
+struct Feeder {
+    shared: Arc<Shared>,
+    /// Jobs ready up to this time were offered.
+    seen_until: Timestamp,
+    next_at: Option<Timestamp>,
+    swept: Option<tokio::time::Instant>,
+}
+
+impl Feeder {
+    /// Offers what there is; tells how long nothing more is expected.
+    async fn turn(&mut self) -> Result<Duration, StoreError> {
+        let now = self.shared.now();
+        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
+            let channels = self.shared.store.pending_channels().await?;
+            self.shared.queue.suspect(&channels).await;
+            self.seen_until = now;
+            self.next_at = self.shared.store.next_run_at(now).await?;
+            self.swept = Some(tokio::time::Instant::now());
+        }
+        for channel in self.shared.queue.hungry().await {
+            let refilled = self.refill(&channel, now).await;
+            if refilled.is_err() {
+                self.shared.queue.suspect(std::slice::from_ref(&channel)).await;
+            }
+            refilled?;
+        }
+        if let Some(at) = self.shared.alarm.take() {
+            self.next_at = Some(self.next_at.map_or(at, |known| known.min(at)));
+            // It may have been stored only after the time until it was looked through.
+            self.seen_until = self.seen_until.min(Timestamp(at.0 - 1));
+        }
+        if self.next_at.is_some_and(|at| at <= now) {
+            self.offer_due(now).await?;
+        }
+        Ok(self.next_at.map_or(IDLE, |at| at.since(self.shared.now()).min(IDLE)))
+    }
+
+    async fn refill(&self, channel: &Arc<str>, now: Timestamp) -> Result<(), StoreError> {
+        let ready = self.shared.store.ready(channel, now, None, READ_MAX).await?;
+        let complete = ready.len() < READ_MAX as usize;
+        let offers = ready.into_iter().map(bare).collect();
+        self.shared.queue.refill(channel, offers, complete).await;
+        Ok(())
+    }
+
+    /// A retry can become due earlier than what was seen, so the time between is read, not only what lies ahead.
+    async fn offer_due(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        loop {
+            let due = self.shared.store.due_between(self.seen_until, now, READ_MAX).await?;
+            let Some(last) = due.last() else { break };
+            let full = due.len() == READ_MAX as usize;
+            // Several jobs may share the last moment of a full page: stop just before it, and read it again.
+            let until = if full { Timestamp(last.ready_at.0 - 1) } else { now };
+            let crowded = full && until <= self.seen_until;
+            self.offer(due).await;
+            if crowded {
+                let channels = self.shared.store.pending_channels().await?;
+                self.shared.queue.suspect(&channels).await;
+                break;
+            }
+            self.seen_until = until;
+            if !full {
+                break;
+            }
+        }
+        self.seen_until = now;
+        self.next_at = self.shared.store.next_run_at(now).await?;
+        Ok(())
+    }
+
+    async fn offer(&self, due: Vec<Ready>) {
+        let small = due.len() <= 256;
+        let mut offers: Vec<Offer> = due.into_iter().map(bare).collect();
+        if small {
+            let ids: Vec<_> = offers.iter().map(|offer| offer.ready.id).collect();
+            if let Ok(jobs) = self.shared.store.load(&ids).await {
+                offers = jobs
+                    .into_iter()
+                    .flatten()
+                    .filter(|job| !job.broadcast)
+                    .map(|job| offer_of(&Arc::new(job)))
+                    .collect();
+            }
+        }
+        self.shared.queue.offer(offers).await;
+    }
+}
+
+fn bare(ready: Ready) -> Offer {
+    Offer { ready, job: None }
+}

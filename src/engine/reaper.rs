@@ -1,0 +1,123 @@
+//! Takes jobs back from runners that fell silent, died, or were with a service that stopped.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{EngineError, Shared, messages::InterruptReason, registry::Order};
+use crate::{
+    model::{Input, JobId, Lease, Refusal, step},
+    queue::Lapsed,
+    store::Outcome,
+};
+
+/// How often lapsed leases are looked for.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Leases reaped at once.
+const REAP_MAX: usize = 1_000;
+/// How often the store is searched for running jobs that nobody holds a lease of.
+const ORPHAN_INTERVAL: Duration = Duration::from_secs(1);
+/// Running jobs read at once in that search.
+const ORPHAN_PAGE: u32 = 1_000;
+
+pub async fn run(shared: Arc<Shared>) {
+    let stopped = shared.stopped();
+    let mut orphans = Orphans { shared: shared.clone(), since: HashMap::new() };
+    let mut searched: Option<Instant> = None;
+    loop {
+        let lapsed = shared.queue.lapsed(REAP_MAX).await;
+        if !lapsed.is_empty() {
+            reap(&shared, lapsed).await;
+        }
+        if searched.is_none_or(|at| at.elapsed() >= ORPHAN_INTERVAL) {
+            if let Err(error) = orphans.search().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the search for orphaned jobs failed");
+            }
+            searched = Some(Instant::now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = stopped.cancelled() => return,
+        }
+    }
+}
+
+async fn reap(shared: &Arc<Shared>, lapsed: Vec<Lapsed>) {
+    let ids: Vec<JobId> = lapsed.iter().map(|lapsed| lapsed.lease.job_id).collect();
+    // What cannot be read or written stays running without a lease; the orphan search finds it.
+    let Ok(jobs) = shared.store.load(&ids).await else { return };
+    let now = shared.now();
+    let mut steps = Vec::new();
+    let mut lost = Vec::new();
+    for (lapsed, job) in lapsed.iter().zip(jobs) {
+        let Some(job) = job else { continue };
+        let attempt = lapsed.lease.attempt;
+        let input = if lapsed.accepted { Input::LoseLease { attempt } } else { Input::Release { attempt } };
+        if let Ok(step) = step(&job, input, now, shared.dice.roll()) {
+            steps.push(step);
+            lost.push((lapsed.lease, job.runner_id));
+        }
+    }
+    let Ok(outcomes) = shared.committer.apply_each(steps).await else { return };
+    for ((lease, runner_id), outcome) in lost.into_iter().zip(outcomes) {
+        if outcome == Outcome::Applied
+            && let Some(runner_id) = runner_id
+        {
+            tracing::info!(job = %lease.job_id, attempt = lease.attempt, runner = %runner_id, "a lease lapsed");
+            shared.registry.order(&runner_id, Order::Lost(lease));
+        } else if outcome == Outcome::Stale {
+            let _ = shared.transition(lease.job_id, |_| Input::LoseLease { attempt: lease.attempt }).await;
+        }
+    }
+}
+
+/// Running jobs without a lease: the service was restarted, or a write's answer was lost. Each gets a grace period of
+/// `lease_ttl`, so that a runner which comes back can name it.
+struct Orphans {
+    shared: Arc<Shared>,
+    since: HashMap<Lease, Instant>,
+}
+
+impl Orphans {
+    async fn search(&mut self) -> Result<(), EngineError> {
+        let grace = self.shared.settings.timings.lease_ttl;
+        let mut found = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = self.shared.store.running(after, ORPHAN_PAGE).await?;
+            for job in &page {
+                let lease = job.lease();
+                if self.shared.queue.holder(lease).await.is_some() {
+                    continue;
+                }
+                let since = self.since.get(&lease).copied().unwrap_or_else(Instant::now);
+                found.insert(lease, since);
+                if since.elapsed() >= grace {
+                    self.take_back(lease).await;
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == ORPHAN_PAGE as usize => after = Some(last.id),
+                _ => break,
+            }
+        }
+        self.since = found;
+        Ok(())
+    }
+
+    async fn take_back(&self, lease: Lease) {
+        let result = self.shared.transition(lease.job_id, |_| Input::LoseLease { attempt: lease.attempt }).await;
+        match result {
+            Ok(_) => tracing::info!(job = %lease.job_id, attempt = lease.attempt, "took back a job that nobody held"),
+            Err(super::transition::Stuck::Refused(Refusal::StaleAttempt | Refusal::Status(_))) => {}
+            Err(error) => tracing::warn!(job = %lease.job_id, %error, "could not take back a job"),
+        }
+    }
+}
+
+impl Shared {
+    /// Tells a runner to stop one execution.
+    pub(super) fn interrupt(&self, runner_id: &str, lease: Lease, reason: InterruptReason) {
+        self.registry.order(runner_id, Order::Interrupt { lease, reason });
+    }
+}

@@ -1,0 +1,18 @@
+//! Errand: takes background jobs from programs in any language and gets each of them done.
+//!
+//! `model <- clock, store, queue <- engine <- grpc <- server <- main`: imports point to the left only, and the test
+//! `tests/directions.rs` holds that.
+
+pub mod clock;
+pub mod config;
+pub mod data_dir;
+pub mod drain;
+pub mod engine;
+pub mod grpc;
+pub mod model;
+pub mod queue;
+pub mod server;
+pub mod store;
+pub mod telemetry;
+pub mod tls;
+pub mod token;

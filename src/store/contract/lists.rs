@@ -1,0 +1,113 @@
+//! Cases of lists and counts.
+
+use super::*;
+use crate::{
+    model::Status,
+    store::{ChannelTally, Tally},
+};
+
+/// Jobs 1 to 4 that differ in everything a filter can ask for.
+async fn fill(store: &dyn Store) {
+    let second = create(id(2), JobSpec { func: "mail".into(), ..spec("b") }, "bob".into(), at(10)).expect("a job");
+    let third = create(id(3), JobSpec { broadcast: true, ..spec("a") }, "ann".into(), at(20)).expect("a job");
+    let fourth = create(id(4), JobSpec { start: Start::In(50), ..spec("a") }, "ann".into(), at(30)).expect("a job");
+    let first = created(1, spec("a"));
+    put(store, &[first.clone(), second.clone(), third, fourth]).await;
+    put(store, &[claimed(&first.job, at(40)), stepped(&second.job, Input::Cancel, at(35))]).await;
+}
+
+async fn listed(store: &dyn Store, query: ListQuery) -> Vec<u128> {
+    ids(&store.list(&query).await.expect("a page").jobs)
+}
+
+pub(super) async fn every_filter_filters(store: &dyn Store) {
+    fill(store).await;
+    let all = everything;
+    assert_eq!(listed(store, all()).await, [1, 2, 3, 4]);
+    assert_eq!(listed(store, ListQuery { owner: Some("ann".into()), ..all() }).await, [1, 3, 4]);
+    assert_eq!(listed(store, ListQuery { channel: Some("b".into()), ..all() }).await, [2]);
+    assert_eq!(listed(store, ListQuery { statuses: vec![Status::Pending], ..all() }).await, [3, 4]);
+    let ended = vec![Status::Canceled, Status::Failed];
+    assert_eq!(listed(store, ListQuery { statuses: ended, ..all() }).await, [2]);
+    let either = vec![Status::Canceled, Status::Running];
+    assert_eq!(listed(store, ListQuery { statuses: either, ..all() }).await, [1, 2]);
+    assert_eq!(listed(store, ListQuery { func: Some("mail".into()), ..all() }).await, [2]);
+    assert_eq!(listed(store, ListQuery { runner_id: Some("r1".into()), ..all() }).await, [1]);
+    assert_eq!(listed(store, ListQuery { created_from: Some(at(10)), ..all() }).await, [2, 3, 4]);
+    assert_eq!(listed(store, ListQuery { created_to: Some(at(10)), ..all() }).await, [1]);
+    assert_eq!(listed(store, ListQuery { broadcast: Some(true), ..all() }).await, [3]);
+    assert_eq!(listed(store, ListQuery { broadcast: Some(false), ..all() }).await, [1, 2, 4]);
+    let both = ListQuery { owner: Some("ann".into()), statuses: vec![Status::Running], ..all() };
+    assert_eq!(listed(store, both).await, [1]);
+}
+
+pub(super) async fn every_order_orders(store: &dyn Store) {
+    fill(store).await;
+    let expected = [
+        (OrderBy::Created, [1, 2, 3, 4]),
+        (OrderBy::Modified, [3, 4, 2, 1]),
+        (OrderBy::StartedAt, [2, 3, 4, 1]),
+        (OrderBy::FinishedAt, [1, 3, 4, 2]),
+        (OrderBy::RunAt, [1, 2, 3, 4]),
+    ];
+    for (order, mut numbers) in expected {
+        assert_eq!(listed(store, ListQuery { order, ..everything() }).await, numbers, "{order:?}");
+        numbers.reverse();
+        assert_eq!(listed(store, ListQuery { order, descending: true, ..everything() }).await, numbers, "{order:?}");
+    }
+}
+
+pub(super) async fn pages_follow_each_other(store: &dyn Store) {
+    fill(store).await;
+    let newest = ListQuery { descending: true, limit: 2, count: true, ..everything() };
+    let first = store.list(&newest).await.expect("a page");
+    assert_eq!((ids(&first.jobs), first.total), (vec![4, 3], Some(4)));
+    let second = store.list(&ListQuery { before: Some(id(3)), ..newest.clone() }).await.expect("a page");
+    assert_eq!((ids(&second.jobs), second.total), (vec![2, 1], Some(4)));
+    let third = store.list(&ListQuery { offset: 3, count: false, ..newest.clone() }).await.expect("a page");
+    assert_eq!((ids(&third.jobs), third.total), (vec![1], None));
+    assert_eq!(listed(store, ListQuery { offset: 9, ..newest }).await, []);
+}
+
+pub(super) async fn a_search_has_no_special_characters(store: &dyn Store) {
+    let named = |number, func: &str| created(number, JobSpec { func: func.into(), ..spec("a") });
+    let big = 0xabcd_u128 << 112;
+    put(store, &[named(1, "a%b"), named(2, "axb"), named(3, "a_b"), named(4, "Übung"), named(big, "Abc")]).await;
+    let found = async |text: &str| listed(store, ListQuery { search: Some(text.into()), ..everything() }).await;
+    assert_eq!(found("a%").await, [1]);
+    assert_eq!(found("a_").await, [3]);
+    assert_eq!(found("Üb").await, [4]);
+    assert_eq!(found("üb").await, []);
+    assert_eq!(found("Ab").await, [big]);
+    assert_eq!(found("abcd0").await, [big]);
+    assert_eq!(found("abcd1").await, []);
+    assert_eq!(found("a").await, [1, 2, 3, big]);
+    assert_eq!(found("").await.len(), 5);
+    assert_eq!(found(&id(1).to_string()).await, [1]);
+    assert_eq!(found(&format!("{}0", id(1))).await, []);
+    assert_eq!(found("000000000000000000000000000000000000000").await, []);
+}
+
+pub(super) async fn tallies_follow_each_change(store: &dyn Store) {
+    fill(store).await;
+    let parent = loaded(store, 3).await.expect("a job");
+    let part = stored(store, create_part(id(9), &parent, "r1", at(40))).await;
+    put(store, &[stepped(&part, Input::Cancel, at(41))]).await;
+    let tally = store.tally(at(50)).await.expect("a tally");
+    let a = ChannelTally { ready: 1, scheduled: 1, running: 1 };
+    assert_eq!(tally, Tally { channels: [("a".into(), a)].into(), canceled: 1, ..Tally::default() });
+
+    let second = loaded(store, 2).await.expect("a job");
+    let note = stored(store, stepped(&second, Input::Retried { new_id: id(5) }, at(60))).await;
+    assert_eq!(store.tally(at(60)).await.expect("a tally").canceled, 1);
+    let running = loaded(store, 1).await.expect("a job");
+    put(store, &[completed(&running, at(61))]).await;
+    let a = ChannelTally { ready: 2, scheduled: 0, running: 0 };
+    let tally = store.tally(at(90)).await.expect("a tally");
+    let expected = Tally { channels: [("a".into(), a)].into(), canceled: 1, completed: 1, ..Tally::default() };
+    assert_eq!(tally, expected);
+    assert!(store.delete(id(2), note.version).await.expect("a deletion"));
+    assert!(store.delete(id(4), 1).await.expect("a deletion"));
+    let tally = store.tally(at(90)).await.expect("a tally");
+    assert_eq!((tally.canceled, tally.completed), (0, 1));
+}

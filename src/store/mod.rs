@@ -1,0 +1,201 @@
+//! The store: the truth. Losing it loses jobs.
+//!
+//! It has one write verb for jobs, [`Store::commit`], so batching, compare-and-set and fencing are each written once.
+//! It decides nothing: what a job may become is settled in [`crate::model::lifecycle`] before a step gets here. No type
+//! of a database driver appears in this interface.
+
+#[cfg(test)]
+mod contract;
+pub mod memory;
+pub mod sqlite;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+
+pub use crate::model::job::Ready;
+use crate::model::{
+    Job, JobEvent, JobId, Parts, Status, Step, Timestamp,
+    log::{JobLog, LogKind},
+};
+
+/// What became of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stored, durably.
+    Applied,
+    /// The job is not at the version the step expected (or is gone); nothing of the step was stored.
+    Stale,
+    /// A new job whose owner used its idempotency key before: that job, which stays as it is. Where it has the same id, the
+    /// very same step may have been stored by an earlier call whose answer was lost.
+    Duplicate(JobId),
+}
+
+/// What a store may fail with. The driver's own error is the source, for logs only.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached or does not take the write; the same call may succeed later.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A stored value that no version of the service writes; names table, column and row.
+    #[error("corrupt data: {0}")]
+    Corrupt(String),
+}
+
+/// A time at which something must happen to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Pending jobs whose expiry has passed.
+    Expiry,
+    /// Running jobs that are no broadcast and whose `max_exec_seconds` is over.
+    Overrun,
+    /// Pending broadcast jobs whose run time has come.
+    Broadcast,
+    /// Running broadcast jobs, whatever the time, longest ready first.
+    Parent,
+}
+
+/// Which column orders a list; then the id does, in the same direction. An absent time is earlier than any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderBy {
+    /// By id, which sorts by creation time.
+    Created,
+    Modified,
+    StartedAt,
+    FinishedAt,
+    RunAt,
+}
+
+/// Filters are ANDed; an absent one filters nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListQuery {
+    pub owner: Option<Arc<str>>,
+    pub channel: Option<String>,
+    /// Empty: all.
+    pub statuses: Vec<Status>,
+    pub func: Option<String>,
+    pub runner_id: Option<String>,
+    /// Inclusive.
+    pub created_from: Option<Timestamp>,
+    /// Exclusive.
+    pub created_to: Option<Timestamp>,
+    /// A prefix of the id (in either case) or of the function's name (as spelt); no character is special.
+    pub search: Option<String>,
+    pub broadcast: Option<bool>,
+    /// The parts of one broadcast job; absent: only jobs that are no parts.
+    pub parent_id: Option<JobId>,
+    pub order: OrderBy,
+    pub descending: bool,
+    pub offset: u32,
+    pub limit: u32,
+    /// Only jobs whose id sorts before this one (for newest first by id); used for page tokens.
+    pub before: Option<JobId>,
+    /// Whether to count all matches, those from `before` on included.
+    pub count: bool,
+}
+
+/// One page.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    pub jobs: Vec<Job>,
+    /// All matches, where asked for.
+    pub total: Option<u64>,
+}
+
+/// How many jobs a channel has. Parts of broadcast jobs are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChannelTally {
+    /// Pending, and its run time has come.
+    pub ready: u64,
+    pub scheduled: u64,
+    pub running: u64,
+}
+
+/// How many jobs there are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Channels with unfinished jobs.
+    pub channels: BTreeMap<Arc<str>, ChannelTally>,
+    pub completed: u64,
+    pub failed: u64,
+    pub canceled: u64,
+    pub expired: u64,
+}
+
+/// Keeps jobs, their events and their logs.
+///
+/// Every method fails with [`StoreError`] only; an absent job is an absent value, not an error.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Stores steps in one transaction, durably before it returns, and answers for each in order.
+    ///
+    /// A stale or duplicate step leaves no trace and hinders no other step of the batch. Two steps of the same job in one
+    /// batch apply in order. A step with `expected: None` inserts; with `Some(v)` it replaces version `v` exactly. An
+    /// applied step's event is stored with it.
+    async fn commit(&self, steps: &[Step]) -> Result<Vec<Outcome>, StoreError>;
+
+    /// Like [`Store::commit`], but all or nothing: where one step is stale or a duplicate, none is stored, and the answers
+    /// tell which (`Applied` then means "would have been").
+    async fn commit_all(&self, steps: &[Step]) -> Result<Vec<Outcome>, StoreError>;
+
+    /// Jobs by id, in the order asked; `None` for one that is not there.
+    async fn load(&self, ids: &[JobId]) -> Result<Vec<Option<Job>>, StoreError>;
+
+    /// One page of the jobs that match.
+    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
+
+    /// The latest `limit` events of a job, oldest first.
+    async fn events(&self, job_id: JobId, limit: u32) -> Result<Vec<JobEvent>, StoreError>;
+
+    /// Appends log lines; ids are given in order. Lines of a job that is gone are dropped.
+    async fn append_logs(&self, logs: &[JobLog]) -> Result<(), StoreError>;
+
+    /// Log lines of a job with an id above `after`, oldest first; empty `kinds`: all.
+    async fn logs(&self, job_id: JobId, kinds: &[LogKind], after: u64, limit: u32) -> Result<Vec<JobLog>, StoreError>;
+
+    /// Pending jobs of a channel that are no broadcast and whose run time has come, in the order to run them: priority
+    /// (higher first), then `ready_at`, then id. `after` continues behind such a job.
+    async fn ready(
+        &self,
+        channel: &str,
+        now: Timestamp,
+        after: Option<&Ready>,
+        limit: u32,
+    ) -> Result<Vec<Ready>, StoreError>;
+
+    /// Channels that have pending jobs, private ones included, in order of name.
+    async fn pending_channels(&self) -> Result<Vec<Arc<str>>, StoreError>;
+
+    /// The earliest `ready_at` after `now` among pending jobs, broadcast ones included.
+    async fn next_run_at(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Pending jobs that are no broadcast with `ready_at` in `after..=until` (`after` exclusive), oldest first.
+    async fn due_between(&self, after: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError>;
+
+    /// Jobs for which the time of `due` has come, longest due first.
+    async fn due(&self, due: Due, now: Timestamp, limit: u32) -> Result<Vec<Job>, StoreError>;
+
+    /// Running jobs that are no broadcast, by id, from behind `after`.
+    async fn running(&self, after: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError>;
+
+    /// How the parts of a broadcast job stand.
+    async fn parts(&self, parent_id: JobId) -> Result<Parts, StoreError>;
+
+    /// Unfinished parts of a broadcast job.
+    async fn unfinished_parts(&self, parent_id: JobId, limit: u32) -> Result<Vec<Job>, StoreError>;
+
+    /// How many pending jobs of the same channel that are no broadcast run before this one: by run time, then priority (higher first), then age.
+    async fn jobs_before(&self, job: &Job) -> Result<u64, StoreError>;
+
+    /// How many jobs there are, all counted at one moment.
+    async fn tally(&self, now: Timestamp) -> Result<Tally, StoreError>;
+
+    /// Removes a job that is at `version`, with its events, logs and parts. False where it is not at that version.
+    async fn delete(&self, id: JobId, version: u32) -> Result<bool, StoreError>;
+
+    /// Cheap proof that the database reads and writes.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Flushes and closes; later calls fail as unavailable.
+    async fn close(&self);
+}
