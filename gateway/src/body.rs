@@ -121,7 +121,7 @@ fn parse(bytes: &Bytes) -> Result<Object, Problem> {
     }
     let text = std::str::from_utf8(bytes).map_err(|_| Problem::invalid("Malformed JSON: not valid UTF-8"))?;
     let value: &RawValue = serde_json::from_str(text).map_err(|error| {
-        Problem::invalid(format!("Malformed JSON: line {} column {}", error.line(), error.column()))
+        Problem::invalid(format!("Malformed JSON at line {}, character {}", error.line(), error.column()))
     })?;
     Object::nested(value).ok_or_else(|| Problem::invalid("Invalid body: must be a JSON object"))
 }
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn malformed_json_is_told_by_its_place() {
         let problem = parse(&Bytes::from_static(b"{\"a\": ")).expect_err("it is cut");
-        assert_eq!(problem.error, "Malformed JSON: line 1 column 6");
+        assert_eq!(problem.error, "Malformed JSON at line 1, character 6");
         let problem = parse(&Bytes::from_static(b"[1]")).expect_err("it is a list");
         assert_eq!(problem.error, "Invalid body: must be a JSON object");
     }

@@ -31,7 +31,7 @@ impl Shared {
     pub(super) async fn view(&self, job: Job) -> Result<JobView, EngineError> {
         let recent_events = self.store.events(job.id, RECENT_EVENTS).await?;
         let queue_position = match job.status {
-            Status::Pending => Some(self.store.jobs_before(&job).await? + 1),
+            Status::Pending => Some(self.store.jobs_before(&job, self.now()).await? + 1),
             _ => None,
         };
         Ok(JobView { job, recent_events, queue_position })

@@ -253,9 +253,12 @@ impl Store for MemoryStore {
         Ok(tables.select(limit, chosen, |job| job.id))
     }
 
-    async fn jobs_before(&self, job: &Job) -> Result<u64, StoreError> {
+    async fn jobs_before(&self, job: &Job, now: Timestamp) -> Result<u64, StoreError> {
         let tables = self.open()?;
-        let place = |job: &Job| (job.ready_at, Reverse(job.priority), job.id);
+        let place = |job: &Job| {
+            let due = job.ready_at.max(now);
+            (due, Reverse(job.priority), job.ready_at, job.id)
+        };
         let runs_before = |other: &&Job| {
             other.status == Status::Pending
                 && !other.broadcast

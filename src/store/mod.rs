@@ -184,8 +184,9 @@ pub trait Store: Send + Sync {
     /// Unfinished parts of a broadcast job.
     async fn unfinished_parts(&self, parent_id: JobId, limit: u32) -> Result<Vec<Job>, StoreError>;
 
-    /// How many pending jobs of the same channel that are no broadcast run before this one: by run time, then priority (higher first), then age.
-    async fn jobs_before(&self, job: &Job) -> Result<u64, StoreError>;
+    /// How many pending jobs of the same channel that are no broadcast run before this one: by run time, where every time
+    /// that has come counts as `now`, then priority (higher first), then age.
+    async fn jobs_before(&self, job: &Job, now: Timestamp) -> Result<u64, StoreError>;
 
     /// How many jobs there are, all counted at one moment.
     async fn tally(&self, now: Timestamp) -> Result<Tally, StoreError>;

@@ -128,10 +128,12 @@ pub(super) async fn a_place_in_line_is_counted(store: &dyn Store) {
     put(store, &[created(1, spec("a")), prior.clone(), created(3, spec("a")), other.clone(), delayed(5, 9)]).await;
     let before = async |number| {
         let job = loaded(store, number).await.expect("a job");
-        store.jobs_before(&job).await.expect("a count")
+        store.jobs_before(&job, at(0)).await.expect("a count")
     };
     assert_eq!((before(2).await, before(1).await, before(3).await, before(5).await), (0, 1, 2, 3));
     assert_eq!(before(4).await, 0);
+    let early = loaded(store, 5).await.expect("a job");
+    assert_eq!(store.jobs_before(&early, at(10)).await.expect("a count"), 3, "due by then, and of lower priority");
     put(store, &[claimed(&prior.job, at(0))]).await;
     assert_eq!((before(1).await, before(3).await), (0, 1));
 }

@@ -75,7 +75,7 @@ async fn answers(store: &dyn Store, now: Timestamp) -> String {
         texts.push(format!("{:?}", store.events(id(number), 3).await));
         texts.push(format!("{:?} {:?}", store.parts(id(number)).await, store.unfinished_parts(id(number), 2).await));
         if let Some(job) = loaded(store, number).await {
-            texts.push(format!("{job:?} {:?}", store.jobs_before(&job).await));
+            texts.push(format!("{job:?} {:?}", store.jobs_before(&job, now).await));
         }
     }
     texts.push(format!("{:?} {:?}", store.tally(now).await, store.pending_channels().await));

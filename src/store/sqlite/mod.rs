@@ -195,8 +195,8 @@ impl Store for SqliteStore {
         read::unfinished_parts(&self.readers, parent_id, limit).await
     }
 
-    async fn jobs_before(&self, job: &Job) -> Result<u64, StoreError> {
-        read::jobs_before(&self.readers, job).await
+    async fn jobs_before(&self, job: &Job, now: Timestamp) -> Result<u64, StoreError> {
+        read::jobs_before(&self.readers, job, now).await
     }
 
     async fn tally(&self, now: Timestamp) -> Result<Tally, StoreError> {

@@ -196,15 +196,16 @@ pub(super) async fn unfinished_parts(
     collect(query.fetch_all(readers).await, row::job)
 }
 
-pub(super) async fn jobs_before(readers: &SqlitePool, job: &Job) -> Result<u64, StoreError> {
+pub(super) async fn jobs_before(readers: &SqlitePool, job: &Job, now: Timestamp) -> Result<u64, StoreError> {
+    // Jobs whose run time has come are equal in it, so that among them priority decides.
     let query = sqlx::query(
         "-- name jobs_before
         SELECT COUNT(*) AS jobs FROM jobs INDEXED BY jobs_ready
-        WHERE status = 0 AND broadcast = 0 AND channel = ?
-            AND (ready_at < ? OR (ready_at = ? AND (priority > ? OR (priority = ? AND id < ?))))",
+        WHERE status = 0 AND broadcast = 0 AND channel = ?1
+            AND (MAX(ready_at, ?2), -priority, ready_at, id) < (MAX(?3, ?2), -?4, ?3, ?5)",
     );
-    let query = query.bind(job.channel.clone()).bind(job.ready_at.0).bind(job.ready_at.0);
-    let query = query.bind(job.priority).bind(job.priority).bind(job.id.as_bytes().as_slice());
+    let query = query.bind(job.channel.clone()).bind(now.0).bind(job.ready_at.0);
+    let query = query.bind(job.priority).bind(job.id.as_bytes().as_slice());
     let row = query.fetch_one(readers).await.map_err(unavailable)?;
     Fields::new("jobs", "id", &row).count("jobs")
 }
