@@ -29,7 +29,7 @@ struct Cli {
 enum Command {
     /// Run the service
     #[command(after_help = SOURCES)]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Print a token signed with the service's key
     Token(TokenArgs),
     #[command(flatten)]
