@@ -1,0 +1,131 @@
+//! The start of a session: who the runner is, and which of the leases it names are still its own.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::{Attachment, Going, INBOX_MAX, OUTBOX_MAX, Session};
+use crate::{
+    engine::{
+        EngineError, Shared,
+        messages::{Hello, InterruptReason, Presence, ToRunner, Welcome},
+        registry::{Admission, ORDERS_MAX},
+    },
+    model::{JobId, Lease, Status, lifecycle::private_channel},
+    queue::Waiter,
+};
+
+/// Attaches a runner whose Hello was checked.
+pub async fn attach(shared: Arc<Shared>, hello: Hello) -> Result<Attachment, EngineError> {
+    if shared.leaving.is_cancelled() {
+        return Err(EngineError::Draining);
+    }
+    let now = shared.now();
+    let resumes = is_session_id(&hello.session_id);
+    let fresh = || uuid::Builder::from_u128((u128::from(shared.dice.roll()) << 64) | u128::from(shared.dice.roll()));
+    let id: Arc<str> =
+        if resumes { hello.session_id.as_str().into() } else { fresh().into_uuid().simple().to_string().into() };
+    let runner_id: Arc<str> = hello.runner_id.as_str().into();
+    let mut channels: Vec<Arc<str>> = hello.channels.iter().map(|channel| channel.as_str().into()).collect();
+    channels.sort();
+    channels.dedup();
+    let presence = Presence {
+        runner_id: runner_id.clone(),
+        channels: channels.clone(),
+        jobs_processed: 0,
+        jobs_failed: 0,
+        started: now,
+        last_heartbeat: now,
+        alive: true,
+        paused: hello.capacity == 0,
+        hostname: hello.hostname.clone(),
+        client: hello.client.clone(),
+        capacity: hello.capacity,
+        running: 0,
+        node_id: shared.settings.node_id.clone(),
+    };
+    channels.push(private_channel(&runner_id));
+    let (own_orders, orders) = mpsc::channel(ORDERS_MAX);
+    match shared.registry.admit(presence, &id, resumes, own_orders.clone(), now) {
+        Admission::Fresh | Admission::Resumed => {}
+        Admission::Replaced(old) => {
+            // That incarnation is gone for good; what it ran goes to others at once.
+            shared.queue.shorten(&old, std::time::Duration::ZERO).await;
+        }
+        Admission::Taken => {
+            return Err(EngineError::Conflict(format!("another live session bears runner id {runner_id}")));
+        }
+        Admission::Full => return Err(EngineError::Busy("too many runners are attached; try again")),
+    }
+    let (inbox, from_runner) = mpsc::channel(INBOX_MAX);
+    let (outbox, to_runner) = mpsc::channel(OUTBOX_MAX);
+    let number = shared.dice.roll();
+    let session = Session {
+        id,
+        runner_id,
+        channels,
+        capacity: hello.capacity as usize,
+        paused: false,
+        held: HashMap::new(),
+        waiter: Waiter { number, notify: Arc::new(Notify::new()) },
+        outbox,
+        own_orders,
+        shared: shared.clone(),
+    };
+    shared.drain.spawn("session", session.run(hello.leases, from_runner, orders));
+    Ok(Attachment { inbox, outbox: to_runner })
+}
+
+/// Session ids are 32 hex digits, made here or by the node before.
+fn is_session_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+impl Session {
+    /// Finds out which of the leases named in Hello are still this runner's, and answers Welcome.
+    pub(super) async fn welcome(&mut self, named: Vec<Lease>) -> Going {
+        let timings = self.shared.settings.timings;
+        let mut lost = Vec::new();
+        let mut interrupted = Vec::new();
+        let held = self.shared.queue.held_by(&self.id).await;
+        let mut wanted: Vec<Lease> = named.clone();
+        wanted.extend(held.iter().filter(|lease| !named.contains(lease)));
+        let ids: Vec<JobId> = wanted.iter().map(|lease| lease.job_id).collect();
+        let Ok(jobs) = self.shared.store.load(&ids).await else { return Going::Over };
+        for (lease, job) in wanted.into_iter().zip(jobs) {
+            let holder = self.shared.queue.holder(lease).await;
+            let mine = holder.is_none_or(|holder| holder == self.id);
+            let job = job.filter(|job| {
+                mine && job.status == Status::Running
+                    && job.attempt == lease.attempt
+                    && job.runner_id.as_deref() == Some(&*self.runner_id)
+            });
+            match job {
+                Some(job) => {
+                    if named.contains(&lease) {
+                        self.shared.queue.hold(&[lease], &self.id, timings.lease_ttl).await;
+                        self.shared.queue.renew(&[lease], &self.id, timings.lease_ttl).await;
+                    }
+                    if job.cancel_requested {
+                        interrupted.push(lease);
+                    }
+                    self.held.insert(lease.job_id, Arc::new(job));
+                }
+                None if named.contains(&lease) => lost.push(lease),
+                None => {}
+            }
+        }
+        let welcome =
+            Welcome { session_id: self.id.to_string(), node_id: self.shared.settings.node_id.clone(), timings, lost };
+        self.note_running();
+        if self.send(ToRunner::Welcome(welcome)).await == Going::Over {
+            return Going::Over;
+        }
+        for lease in interrupted {
+            if self.send(ToRunner::Interrupt { lease, reason: InterruptReason::Requested }).await == Going::Over {
+                return Going::Over;
+            }
+        }
+        Going::On
+    }
+}

@@ -1,0 +1,224 @@
+//! One commit a turn: the results that came in, and the claims that they made room for.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{ASSIGNMENT_BYTES, CLAIM_MAX, Going, Session};
+use crate::{
+    engine::{
+        EngineError,
+        messages::{End, Receipt, Report, ToRunner},
+        offer_of, transition,
+    },
+    model::{Input, Job, JobId, Lease, Refusal, Status, Step, step},
+    queue::Offer,
+    store::Outcome,
+};
+
+impl Session {
+    /// One commit for the results that came in and for the claims that they made room for.
+    pub(super) async fn settle_and_claim(&mut self, reports: Vec<Report>) -> Going {
+        let mut ended = self.end_steps(&reports).await;
+        let freed = ended.iter().filter(|ended| ended.step.is_some() && self.holds(ended.lease)).count();
+        let room = self.room_after(freed);
+        let claims = if room > 0 { self.claim_steps(room).await } else { Vec::new() };
+        let mut steps: Vec<Step> = ended.iter_mut().filter_map(|ended| ended.step.clone()).collect();
+        let settling = steps.len();
+        steps.extend(claims.iter().cloned());
+        let outcomes = match self.shared.committer.apply_each(steps).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                // No receipt: the runner sends its results again. The leases of the claims lapse, or the orphan
+                // search finds what was stored after all.
+                tracing::warn!(error = &error as &dyn std::error::Error, "a session's steps were not stored");
+                let leases: Vec<Lease> = claims.iter().map(|step| step.job.lease()).collect();
+                self.shared.queue.release(&leases).await;
+                let channels = self.channels.clone();
+                self.shared.queue.suspect(&channels).await;
+                return if matches!(error, EngineError::Draining) { Going::Over } else { Going::On };
+            }
+        };
+        let (settled, claimed) = outcomes.split_at(settling.min(outcomes.len()));
+        let receipts = self.receipts(ended, settled).await;
+        let assigned = self.assigned(claims, claimed).await;
+        self.note_running();
+        if !receipts.is_empty() && self.send(ToRunner::ResultsAccepted(receipts)).await == Going::Over {
+            return Going::Over;
+        }
+        self.assign(assigned).await
+    }
+
+    /// Slots for more executions once so many have ended; none for a runner that is paused or silent.
+    pub(super) fn room_after(&self, freed: usize) -> usize {
+        if self.paused || self.shared.leaving.is_cancelled() || !self.is_heard() {
+            return 0;
+        }
+        (self.capacity + freed).saturating_sub(self.held.len()).min(CLAIM_MAX)
+    }
+
+    /// The steps by which the reported executions end; none for a report that comes too late.
+    async fn end_steps(&self, reports: &[Report]) -> Vec<Ended> {
+        let now = self.shared.now();
+        let mut ended = Vec::with_capacity(reports.len());
+        for report in reports {
+            let input = input_of(report);
+            let mut job = self.held.get(&report.lease.job_id).filter(|_| self.holds(report.lease)).cloned();
+            if job.is_none() {
+                job = self.reload(report.lease).await;
+            }
+            let step = job.and_then(|job| step(&job, input.clone(), now, self.shared.dice.roll()).ok());
+            // The same report twice in one turn: the second one has nothing left to end.
+            let again = ended.iter().any(|earlier: &Ended| earlier.lease == report.lease && earlier.step.is_some());
+            ended.push(Ended { lease: report.lease, input, step: step.filter(|_| !again) });
+        }
+        ended
+    }
+
+    /// A job as the store has it, if this attempt of it is this runner's.
+    async fn reload(&self, lease: Lease) -> Option<Arc<Job>> {
+        let job = self.shared.load(lease.job_id).await.ok().flatten()?;
+        (job.attempt == lease.attempt && job.runner_id.as_deref() == Some(&*self.runner_id)).then(|| Arc::new(job))
+    }
+
+    async fn claim_steps(&self, room: usize) -> Vec<Step> {
+        let offers = self.shared.queue.take(&self.channels, room, &self.waiter).await;
+        if offers.is_empty() {
+            return Vec::new();
+        }
+        if offers.len() == room {
+            // There may be more; a turn that still has room looks again.
+            self.waiter.notify.notify_one();
+        }
+        let jobs = match self.at_hand(offers).await {
+            Ok(jobs) => jobs,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "jobs to claim could not be read");
+                self.shared.queue.suspect(&self.channels).await;
+                return Vec::new();
+            }
+        };
+        let now = self.shared.now();
+        let mut steps = Vec::new();
+        for job in jobs {
+            match step(&job, Input::Claim { runner_id: self.runner_id.clone() }, now, 0) {
+                Ok(step) => steps.push(step),
+                Err(Refusal::Expiry) => {
+                    let _ = self.shared.transition(job.id, |_| Input::Expire).await;
+                }
+                // A stale hint: somebody else moved it on.
+                Err(_) => {}
+            }
+        }
+        let leases: Vec<Lease> = steps.iter().map(|step| step.job.lease()).collect();
+        self.shared.queue.hold(&leases, &self.id, self.shared.settings.timings.accept_timeout).await;
+        steps
+    }
+
+    /// The jobs behind offers; those that were too large to keep are read from the store.
+    async fn at_hand(&self, offers: Vec<Offer>) -> Result<Vec<Arc<Job>>, EngineError> {
+        let missing: Vec<JobId> =
+            offers.iter().filter(|offer| offer.job.is_none()).map(|offer| offer.ready.id).collect();
+        let mut loaded: HashMap<JobId, Arc<Job>> = HashMap::new();
+        if !missing.is_empty() {
+            let jobs = self.shared.store.load(&missing).await?;
+            loaded.extend(jobs.into_iter().flatten().map(|job| (job.id, Arc::new(job))));
+        }
+        let take = |offer: Offer| offer.job.or_else(|| loaded.remove(&offer.ready.id));
+        Ok(offers.into_iter().filter_map(take).collect())
+    }
+
+    async fn receipts(&mut self, ended: Vec<Ended>, outcomes: &[Outcome]) -> Vec<Receipt> {
+        let mut outcomes = outcomes.iter();
+        let mut receipts = Vec::with_capacity(ended.len());
+        let (mut processed, mut failed) = (0, 0);
+        for Ended { lease, input, step } in ended {
+            let mut accepted = false;
+            if step.is_some() {
+                accepted = outcomes.next() == Some(&Outcome::Applied);
+                if !accepted {
+                    // Somebody changed the job meanwhile, e.g. asked for its cancellation.
+                    match self.shared.transition(lease.job_id, |_| input.clone()).await {
+                        Ok(_) => accepted = true,
+                        Err(transition::Stuck::Failed(error)) => {
+                            tracing::warn!(job = %lease.job_id, %error, "a result was not stored");
+                            continue;
+                        }
+                        Err(_) => {}
+                    }
+                }
+            }
+            if self.holds(lease) {
+                self.held.remove(&lease.job_id);
+            }
+            if accepted {
+                self.shared.queue.release(&[lease]).await;
+                processed += u64::from(!matches!(input, Input::Release { .. }));
+                failed += u64::from(matches!(input, Input::Fail { .. }));
+            }
+            receipts.push(Receipt { lease, accepted });
+        }
+        self.shared.registry.update(&self.runner_id, |presence| {
+            presence.jobs_processed += processed;
+            presence.jobs_failed += failed;
+        });
+        receipts
+    }
+
+    /// The claims that were stored. One that was not had a stale hint: if its job is still to be had, it is offered anew.
+    async fn assigned(&mut self, claims: Vec<Step>, outcomes: &[Outcome]) -> Vec<Arc<Job>> {
+        let mut assigned = Vec::with_capacity(claims.len());
+        for (claim, outcome) in claims.into_iter().zip(outcomes) {
+            if *outcome == Outcome::Applied {
+                self.held.insert(claim.job.id, claim.job.clone());
+                assigned.push(claim.job);
+                continue;
+            }
+            self.shared.queue.release(&[claim.job.lease()]).await;
+            if let Ok(Some(job)) = self.shared.load(claim.job.id).await
+                && job.status == Status::Pending
+                && job.ready_at <= self.shared.now()
+            {
+                self.shared.queue.offer(vec![offer_of(&Arc::new(job))]).await;
+            }
+        }
+        assigned
+    }
+
+    async fn assign(&self, jobs: Vec<Arc<Job>>) -> Going {
+        let mut message = Vec::new();
+        let mut bytes = 0;
+        for job in jobs {
+            let size = job.payload.len() + job.metadata.len();
+            if bytes + size > ASSIGNMENT_BYTES && !message.is_empty() {
+                if self.send(ToRunner::Assignments(std::mem::take(&mut message))).await == Going::Over {
+                    return Going::Over;
+                }
+                bytes = 0;
+            }
+            bytes += size;
+            message.push(job);
+        }
+        if message.is_empty() {
+            return Going::On;
+        }
+        self.send(ToRunner::Assignments(message)).await
+    }
+}
+
+/// A reported end on its way to its receipt.
+struct Ended {
+    lease: Lease,
+    input: Input,
+    /// None where the report comes too late.
+    step: Option<Step>,
+}
+
+fn input_of(report: &Report) -> Input {
+    let attempt = report.lease.attempt;
+    let metadata = report.metadata.clone();
+    match &report.end {
+        End::Completed(result) => Input::Complete { attempt, result: result.clone(), metadata },
+        End::Failed(failure) => Input::Fail { attempt, failure: failure.clone(), metadata },
+        End::Canceled => Input::Canceled { attempt, metadata },
+        End::Released => Input::Release { attempt },
+    }
+}
