@@ -4,6 +4,8 @@
 //! of running ones. A hint may be stale, doubled or missing: the state machine refuses stale ones, and the feeder brings
 //! back missing ones from the store.
 
+#[cfg(test)]
+mod contract;
 pub mod memory;
 
 use std::{sync::Arc, time::Duration};
