@@ -53,19 +53,19 @@ async fn reap(shared: &Arc<Shared>, lapsed: Vec<Lapsed>) {
         let Some(job) = job else { continue };
         let attempt = lapsed.lease.attempt;
         let input = if lapsed.accepted { Input::LoseLease { attempt } } else { Input::Release { attempt } };
-        if let Ok(step) = step(&job, input.clone(), now, shared.dice.roll()) {
-            steps.push(step);
-            lost.push((lapsed.lease, job.runner_id, input));
+        let Ok(step) = step(&job, input.clone(), now, shared.dice.roll()) else { continue };
+        if let Some(runner_id) = &job.runner_id {
+            // Told before the job is to be had again, so that its session stands back.
+            tracing::info!(job = %job.id, attempt, runner = %runner_id, "a lease lapsed");
+            shared.registry.order(runner_id, Order::Lost(lapsed.lease));
         }
+        steps.push(step);
+        lost.push((lapsed.lease, input));
     }
     let Ok(outcomes) = shared.committer.apply_each(steps).await else { return };
-    for ((lease, runner_id, input), outcome) in lost.into_iter().zip(outcomes) {
-        if outcome == Outcome::Applied
-            && let Some(runner_id) = runner_id
-        {
-            tracing::info!(job = %lease.job_id, attempt = lease.attempt, runner = %runner_id, "a lease lapsed");
-            shared.registry.order(&runner_id, Order::Lost(lease));
-        } else if outcome == Outcome::Stale {
+    for ((lease, input), outcome) in lost.into_iter().zip(outcomes) {
+        if outcome == Outcome::Stale {
+            // Somebody changed the job meanwhile. A refusal says that its attempt is over.
             let _ = shared.transition(lease.job_id, |_| input.clone()).await;
         }
     }

@@ -10,9 +10,10 @@ mod settle;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 pub use attach::attach;
 
@@ -34,6 +35,8 @@ const OUTBOX_MAX: usize = 64;
 const TURN_MAX: usize = 256;
 /// Jobs claimed in one turn.
 const CLAIM_MAX: usize = 256;
+/// How long a runner that let a lease lapse stands back, so that the job goes to another where there is one.
+const STAND_BACK: Duration = Duration::from_millis(100);
 /// Payload in one Assignments message, in bytes, unless a single job is larger: common clients take 4 MiB.
 const ASSIGNMENT_BYTES: usize = 1 << 20;
 
@@ -53,6 +56,8 @@ struct Session {
     /// By an operator's command; a capacity of 0 pauses too.
     paused: bool,
     held: HashMap<JobId, Arc<Job>>,
+    /// Takes nothing until then.
+    stands_back_until: Option<Instant>,
     waiter: Waiter,
     outbox: mpsc::Sender<ToRunner>,
     own_orders: mpsc::Sender<Order>,
@@ -111,6 +116,12 @@ impl Session {
                         self.shared.queue.leave(&self.channels, &self.waiter).await;
                         Going::On
                     }
+                }
+                () = tokio::time::sleep_until(self.stands_back_until.unwrap_or_else(Instant::now)),
+                    if self.stands_back_until.is_some() =>
+                {
+                    self.stands_back_until = None;
+                    self.turn(Vec::new()).await
                 }
                 () = leaving.cancelled(), if !told => {
                     told = true;
@@ -256,9 +267,10 @@ impl Session {
                     return Going::On;
                 }
                 self.held.remove(&lease.job_id);
-                let reason = InterruptReason::LeaseLost;
-                let told = self.send(ToRunner::Interrupt { lease, reason }).await;
-                if told == Going::On { self.turn(Vec::new()).await } else { told }
+                self.stands_back_until = Some(Instant::now() + STAND_BACK);
+                self.shared.queue.leave(&self.channels, &self.waiter).await;
+                self.note_running();
+                self.send(ToRunner::Interrupt { lease, reason: InterruptReason::LeaseLost }).await
             }
         }
     }

@@ -67,6 +67,7 @@ pub async fn attach(shared: Arc<Shared>, hello: Hello) -> Result<Attachment, Eng
         capacity: hello.capacity as usize,
         paused: false,
         held: HashMap::new(),
+        stands_back_until: None,
         waiter: Waiter { number, notify: Arc::new(Notify::new()) },
         outbox,
         own_orders,

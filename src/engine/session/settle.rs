@@ -49,7 +49,8 @@ impl Session {
 
     /// Slots for more executions once so many have ended; none for a runner that is paused or silent.
     pub(super) fn room_after(&self, freed: usize) -> usize {
-        if self.paused || self.shared.leaving.is_cancelled() || !self.is_heard() {
+        let away = self.stands_back_until.is_some() || self.shared.leaving.is_cancelled();
+        if self.paused || away || !self.is_heard() {
             return 0;
         }
         (self.capacity + freed).saturating_sub(self.held.len()).min(CLAIM_MAX)
