@@ -17,23 +17,22 @@ use crate::{
 impl Session {
     /// One commit for the results that came in and for the claims that they made room for.
     pub(super) async fn settle_and_claim(&mut self, reports: Vec<Report>) -> Going {
-        let mut ended = self.end_steps(&reports).await;
+        let ended = self.end_steps(&reports).await;
         let freed = ended.iter().filter(|ended| ended.step.is_some() && self.holds(ended.lease)).count();
         let room = self.room_after(freed);
         let claims = if room > 0 { self.claim_steps(room).await } else { Vec::new() };
-        let mut steps: Vec<Step> = ended.iter_mut().filter_map(|ended| ended.step.clone()).collect();
+        let mut steps: Vec<Step> = ended.iter().filter_map(|ended| ended.step.clone()).collect();
         let settling = steps.len();
         steps.extend(claims.iter().cloned());
         let outcomes = match self.shared.committer.apply_each(steps).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                // No receipt: the runner sends its results again. The leases of the claims lapse, or the orphan
-                // search finds what was stored after all.
+                // No receipt: the runner sends its results again. The claims' leases are given back; should a claim be
+                // stored after all, the orphan search finds its job.
                 tracing::warn!(error = &error as &dyn std::error::Error, "a session's steps were not stored");
                 let leases: Vec<Lease> = claims.iter().map(|step| step.job.lease()).collect();
                 self.shared.queue.release(&leases).await;
-                let channels = self.channels.clone();
-                self.shared.queue.suspect(&channels).await;
+                self.shared.queue.suspect(&self.channels).await;
                 return if matches!(error, EngineError::Draining) { Going::Over } else { Going::On };
             }
         };
