@@ -1,6 +1,6 @@
 //! Errand: takes background jobs from programs in any language and gets each of them done.
 //!
-//! `model <- clock, store, queue <- engine <- grpc <- server <- main`: imports point to the left only, and the test
+//! `model <- clock, store, queue, fleet <- engine <- grpc <- server <- main`: imports point to the left only, and the test
 //! `tests/directions.rs` holds that.
 
 pub mod clock;
@@ -8,6 +8,7 @@ pub mod config;
 pub mod data_dir;
 pub mod drain;
 pub mod engine;
+pub mod fleet;
 pub mod grpc;
 pub mod model;
 pub mod queue;

@@ -26,6 +26,7 @@ use crate::{
     data_dir::{DataDir, DataDirError, SigningKey},
     drain::Drain,
     engine::{Engine, Parts, Settings},
+    fleet::memory::Hub,
     grpc::{self, auth::Authenticator},
     queue::memory::MemoryQueue,
     store::{
@@ -150,7 +151,8 @@ async fn bounded(what: &str, limit: Duration, step: impl Future<Output = ()>) {
 fn start_engine(config: &Config, store: Arc<dyn Store>, drain: Drain) -> Engine {
     let settings = Settings { limits: config.limits, timings: config.timings, node_id: config.node_id.clone() };
     let queue = Arc::new(MemoryQueue::new(config.limits.window_max));
-    let parts = Parts { store, queue, clock: Arc::new(SystemClock::new()), dice: Arc::new(SystemDice::new()) };
+    let fleet = Arc::new(Hub::new(config.timings.silent_after()).join(config.node_id.clone()));
+    let parts = Parts { store, queue, fleet, clock: Arc::new(SystemClock::new()), dice: Arc::new(SystemDice::new()) };
     Engine::start(settings, parts, drain)
 }
 

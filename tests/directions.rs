@@ -15,23 +15,24 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clock", &["model"]),
     ("store", &["model"]),
     ("queue", &["model"]),
-    ("engine", &["clock", "drain", "model", "queue", "store"]),
+    ("fleet", &["model"]),
+    ("engine", &["clock", "drain", "fleet", "model", "queue", "store"]),
     ("grpc", &["clock", "drain", "engine", "model", "store"]),
     ("config", &["engine", "model"]),
     ("data_dir", &["config"]),
     ("telemetry", &["config"]),
     ("tls", &["config", "drain"]),
     ("token", &["config", "data_dir", "grpc", "model", "server"]),
-    ("server", &["clock", "config", "data_dir", "drain", "engine", "grpc", "queue", "store", "tls", "token"]),
+    ("server", &["clock", "config", "data_dir", "drain", "engine", "fleet", "grpc", "queue", "store", "tls", "token"]),
     ("lib", &[]),
     ("main", &[]),
 ];
 /// Adapters: only the composition root names them.
-const ADAPTERS: &[&str] = &["store::sqlite", "store::memory", "queue::memory"];
+const ADAPTERS: &[&str] = &["store::sqlite", "store::memory", "queue::memory", "fleet::memory"];
 /// Crates that talk to a database or to a network, with those whose names start so.
 const DRIVERS: &[&str] = &["sqlx", "tonic", "axum", "prost", "hyper", "errand_proto"];
 /// The modules that know none of them.
-const DRIVERLESS: &[&str] = &["model", "clock", "drain", "queue", "engine"];
+const DRIVERLESS: &[&str] = &["model", "clock", "drain", "queue", "fleet", "engine"];
 /// The folders whose sources follow the rules of text.
 const SOURCES: &[&str] = &["src", "gateway/src", "cli/src", "proto/src"];
 const LINES_MAX: usize = 500;

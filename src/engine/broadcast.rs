@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{EngineError, Shared};
 use crate::{
@@ -14,10 +14,10 @@ use crate::{
     store::{Due, Outcome},
 };
 
-/// How often due broadcast jobs are looked for.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// Every so many turns, all running broadcast jobs are settled anew: a note of an ended part may have been lost.
-const SETTLE_TURNS: u32 = 20;
+/// How often all running broadcast jobs are settled anew: a note of an ended part may have been lost.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long it waits after an error of the store.
+const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// Broadcast jobs moved at once.
 const MOVE_MAX: u32 = 100;
 
@@ -33,6 +33,10 @@ impl Parents {
     pub fn hear(&self, steps: &[Step]) {
         let ended = steps.iter().filter(|step| step.hint == Hint::Forget && step.job.status.is_terminal());
         let parents: Vec<JobId> = ended.filter_map(|step| step.job.parent_id).collect();
+        self.put_back(parents.into_iter().collect());
+    }
+
+    fn put_back(&self, parents: BTreeSet<JobId>) {
         if !parents.is_empty() {
             self.waiting.lock().unwrap_or_else(PoisonError::into_inner).extend(parents);
             self.changed.notify_one();
@@ -46,38 +50,52 @@ impl Parents {
 
 pub async fn run(shared: Arc<Shared>) {
     let stopped = shared.stopped();
-    let mut turn = 0u32;
+    let alarms = shared.alarms.clone();
+    let mut settled = Instant::now();
     loop {
-        let mut parents = shared.parents.take();
-        let moved = async {
-            if turn.is_multiple_of(SETTLE_TURNS) {
-                parents.extend(shared.store.due(Due::Parent, shared.now(), MOVE_MAX).await?.iter().map(|job| job.id));
-            }
-            for parent in parents {
-                settle(&shared, parent).await?;
-            }
-            for job in shared.store.due(Due::Broadcast, shared.now(), MOVE_MAX).await? {
-                fan_out(&shared, &job).await?;
-            }
-            Ok::<(), EngineError>(())
-        };
-        if let Err(error) = moved.await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "broadcast jobs could not be moved");
-        }
-        turn = turn.wrapping_add(1);
+        // Each branch only waits: dropping one loses nothing.
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = alarms.broadcast.ring(&*shared.clock) => {}
+            () = alarms.parent.ring(&*shared.clock) => {}
             () = shared.parents.changed.notified() => {}
             () = shared.attached.notified() => {}
             () = stopped.cancelled() => return,
         }
+        let now = shared.now();
+        let parents = shared.parents.take();
+        let due = alarms.broadcast.take_due(now);
+        let all = alarms.parent.take_due(now).is_some() && settled.elapsed() >= SETTLE_INTERVAL;
+        if all {
+            settled = Instant::now();
+        }
+        if let Err(error) = turn(&shared, &parents, all).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "broadcast jobs could not be moved");
+            shared.parents.put_back(parents);
+            due.into_iter().for_each(|at| alarms.broadcast.set(at));
+            tokio::time::sleep(AFTER_ERROR).await;
+        }
     }
+}
+
+async fn turn(shared: &Shared, parents: &BTreeSet<JobId>, all: bool) -> Result<(), EngineError> {
+    for parent in parents {
+        settle(shared, *parent).await?;
+    }
+    if all {
+        for job in shared.store.due(Due::Parent, shared.now(), MOVE_MAX).await? {
+            settle(shared, job.id).await?;
+        }
+    }
+    for job in shared.store.due(Due::Broadcast, shared.now(), MOVE_MAX).await? {
+        fan_out(shared, &job).await?;
+    }
+    Ok(())
 }
 
 /// Makes a part for each live runner; where there is none, the job waits.
 async fn fan_out(shared: &Shared, job: &Job) -> Result<(), EngineError> {
     let now = shared.now();
-    let roster = shared.registry.roster(now);
+    let roster = shared.registry.roster(now).await;
     let takers: Vec<_> =
         roster.iter().filter(|runner| runner.alive && runner.channels.contains(&job.channel)).collect();
     if takers.is_empty() {
@@ -99,8 +117,7 @@ async fn settle(shared: &Shared, parent: JobId) -> Result<(), EngineError> {
     let parts = shared.store.parts(parent).await?;
     let Ok(step) = step(&job, Input::Settle { parts }, shared.now(), 0) else { return Ok(()) };
     if shared.committer.apply(step).await? == Outcome::Stale {
-        shared.parents.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(parent);
-        shared.parents.changed.notify_one();
+        shared.parents.put_back(BTreeSet::from([parent]));
     }
     Ok(())
 }

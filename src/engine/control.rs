@@ -9,8 +9,8 @@ use super::{
     EngineError, Shared,
     error::RUNNER_NOT_FOUND,
     messages::{Command, CommandKind, Presence, Reply},
-    registry,
 };
+use crate::fleet;
 
 /// A command for many runners.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,22 +35,28 @@ impl Shared {
         let command_id = command.command_id.clone();
         let (to, mut replies) = mpsc::channel(1);
         let started = Instant::now();
-        let alive = self.registry.presence(runner_id, self.now()).is_some_and(|presence| presence.alive);
+        let alive = self.registry.find(runner_id, self.now()).await.is_some_and(|presence| presence.alive);
         if !alive || !self.registry.expect_reply(&command_id, to) {
             return None;
         }
-        let sent = self.registry.order(runner_id, registry::Order::Command(command));
+        let sent = self.give(&runner_id.into(), command).await;
         let reply = if sent { tokio::time::timeout(timeout, replies.recv()).await.ok().flatten() } else { None };
         self.registry.forget_reply(&command_id);
         reply.map(|_| started.elapsed())
     }
 
-    pub(super) fn shutdown(&self, runner_id: &str, graceful: bool) -> Result<(), EngineError> {
+    /// Gives a command to a runner, whose reply comes back to this node. False where it does not take it.
+    async fn give(&self, runner_id: &Arc<str>, command: Command) -> bool {
+        let reply_to = self.settings.node_id.clone();
+        self.registry.order(runner_id, fleet::Order::Command { command, reply_to }).await
+    }
+
+    pub(super) async fn shutdown(&self, runner_id: &str, graceful: bool) -> Result<(), EngineError> {
         let command = self.command(CommandKind::Shutdown, String::new(), graceful);
-        if self.registry.order(runner_id, registry::Order::Command(command)) {
+        if self.give(&runner_id.into(), command).await {
             return Ok(());
         }
-        let known = self.registry.is_attached(runner_id);
+        let known = self.registry.find(runner_id, self.now()).await.is_some_and(|presence| presence.alive);
         Err(if known { EngineError::Busy("the runner takes no commands; try again") } else { RUNNER_NOT_FOUND })
     }
 
@@ -60,14 +66,14 @@ impl Shared {
         let meant = |runner: &Presence| {
             runner.alive && (runner_ids.is_empty() || runner_ids.iter().any(|id| **id == *runner.runner_id))
         };
-        let runners: Vec<Presence> = self.registry.roster(self.now()).into_iter().filter(meant).collect();
+        let runners: Vec<Presence> = self.registry.roster(self.now()).await.into_iter().filter(meant).collect();
         let (to, mut replies) = mpsc::channel(runners.len().max(1));
         let mut awaited = Vec::new();
         for runner in &runners {
             let command = self.command(kind, data.clone(), true);
             let command_id = command.command_id.clone();
             if self.registry.expect_reply(&command_id, to.clone()) {
-                if self.registry.order(&runner.runner_id, registry::Order::Command(command)) {
+                if self.give(&runner.runner_id, command).await {
                     awaited.push(command_id);
                 } else {
                     self.registry.forget_reply(&command_id);

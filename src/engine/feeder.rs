@@ -1,13 +1,8 @@
 //! Brings jobs from the store into the queue's windows: due ones, and those that found no room or lost their hint.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
-
-use super::{Shared, offer_of};
+use super::{Shared, agenda, offer_of};
 use crate::{
     model::{Timestamp, job::Ready},
     queue::Offer,
@@ -23,43 +18,21 @@ const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// How often every channel is looked through for hints that were lost.
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// When the next delayed job becomes ready, as far as anybody has said.
-#[derive(Default)]
-pub struct Alarm {
-    earliest: Mutex<Option<Timestamp>>,
-    changed: Notify,
-}
-
-impl Alarm {
-    pub fn set(&self, at: Timestamp) {
-        let mut earliest = self.earliest.lock().unwrap_or_else(PoisonError::into_inner);
-        if earliest.is_none_or(|known| at < known) {
-            *earliest = Some(at);
-            self.changed.notify_one();
-        }
-    }
-
-    fn take(&self) -> Option<Timestamp> {
-        self.earliest.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
 pub async fn run(shared: Arc<Shared>) {
     let stopped = shared.stopped();
     let hunger = shared.queue.hunger();
-    let mut feeder = Feeder { shared, seen_until: Timestamp(0), next_at: None, swept: None };
+    let mut feeder = Feeder { shared, seen_until: Timestamp(0), swept: None };
     loop {
-        let wait = match feeder.turn().await {
-            Ok(wait) => wait,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the feeder could not read the store");
-                feeder.swept = None;
-                AFTER_ERROR
-            }
-        };
+        let mut patience = IDLE;
+        if let Err(error) = feeder.turn().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the feeder could not read the store");
+            feeder.swept = None;
+            patience = AFTER_ERROR;
+        }
+        // Each branch only waits: dropping one loses nothing.
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = feeder.shared.alarm.changed.notified() => {}
+            () = tokio::time::sleep(patience) => {}
+            () = feeder.shared.alarms.ready.ring(&*feeder.shared.clock), if patience == IDLE => {}
             () = hunger.notified() => {}
             () = stopped.cancelled() => return,
         }
@@ -70,19 +43,16 @@ struct Feeder {
     shared: Arc<Shared>,
     /// Jobs ready up to this time were offered.
     seen_until: Timestamp,
-    next_at: Option<Timestamp>,
     swept: Option<tokio::time::Instant>,
 }
 
 impl Feeder {
-    /// Offers what there is; tells how long nothing more is expected.
-    async fn turn(&mut self) -> Result<Duration, StoreError> {
+    async fn turn(&mut self) -> Result<(), StoreError> {
         let now = self.shared.now();
-        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
+        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP && self.shared.membership.leads()) {
             let channels = self.shared.store.pending_channels().await?;
             self.shared.queue.suspect(&channels).await;
             self.seen_until = now;
-            self.next_at = self.shared.store.next_run_at(now).await?;
             self.swept = Some(tokio::time::Instant::now());
         }
         for channel in self.shared.queue.hungry().await {
@@ -92,15 +62,17 @@ impl Feeder {
             }
             refilled?;
         }
-        if let Some(at) = self.shared.alarm.take() {
-            self.next_at = Some(self.next_at.map_or(at, |known| known.min(at)));
+        if let Some(at) = self.shared.alarms.ready.take_due(now) {
             // It may have been stored only after the time until it was looked through.
             self.seen_until = self.seen_until.min(Timestamp(at.0 - 1));
+            let offered = self.offer_due(now).await;
+            if offered.is_err() {
+                self.shared.alarms.ready.set(at);
+            }
+            offered?;
+            agenda::look(&self.shared).await?;
         }
-        if self.next_at.is_some_and(|at| at <= now) {
-            self.offer_due(now).await?;
-        }
-        Ok(self.next_at.map_or(IDLE, |at| at.since(self.shared.now()).min(IDLE)))
+        Ok(())
     }
 
     async fn refill(&self, channel: &Arc<str>, now: Timestamp) -> Result<(), StoreError> {
@@ -132,7 +104,6 @@ impl Feeder {
             }
         }
         self.seen_until = now;
-        self.next_at = self.shared.store.next_run_at(now).await?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::{
 
 use super::{EngineError, Metrics, Shared, messages::Presence};
 use crate::{
+    fleet::ChannelReport,
     model::{
         JobId,
         health::{Counts, Verdict, judge},
@@ -67,8 +68,8 @@ pub struct Stats {
     pub tally: Tally,
     pub running_stale: u64,
     pub runners_active: u32,
-    /// The node that holds the scheduler's lease.
-    pub lock_holder: Arc<str>,
+    /// The node that leads; none while no node does.
+    pub lock_holder: Option<Arc<str>>,
 }
 
 /// One look at everything, so that the parts of an answer fit together.
@@ -77,6 +78,13 @@ struct Survey {
     roster: Vec<Presence>,
     stuck: HashMap<Arc<str>, Vec<Stuck>>,
     names: BTreeSet<Arc<str>>,
+    reports: Vec<ChannelReport>,
+}
+
+impl Survey {
+    fn metrics_of(&self, channel: &str) -> Metrics {
+        Metrics::of(self.reports.iter().filter(|report| *report.channel == *channel))
+    }
 }
 
 impl Shared {
@@ -101,7 +109,6 @@ impl Shared {
 
     pub(super) async fn stats(&self) -> Result<Stats, EngineError> {
         let survey = self.survey().await?;
-        let now = self.now();
         let channels = survey
             .names
             .iter()
@@ -109,7 +116,7 @@ impl Shared {
                 channel: name.clone(),
                 tally: survey.tally.channels.get(name).copied().unwrap_or_default(),
                 runners: runners_of(&survey.roster, name).filter(|runner| runner.alive).count() as u32,
-                metrics: self.metrics.of(name, now),
+                metrics: survey.metrics_of(name),
             })
             .collect();
         Ok(Stats {
@@ -118,20 +125,23 @@ impl Shared {
             runners_active: active(&survey.roster),
             runners: survey.roster,
             tally: survey.tally,
-            lock_holder: self.settings.node_id.clone(),
+            lock_holder: self.fleet.leader().await,
         })
     }
 
     async fn survey(&self) -> Result<Survey, EngineError> {
         let now = self.now();
         let tally = self.store.tally(now).await?;
-        let roster = self.registry.roster(now);
+        let roster = self.registry.roster(now).await;
         let mut names: BTreeSet<Arc<str>> = tally.channels.keys().cloned().collect();
         names.extend(roster.iter().filter(|runner| runner.alive).flat_map(|runner| runner.channels.clone()));
-        names.extend(self.metrics.recent_channels(now));
+        let mut reports = self.metrics.reports(now);
+        let others = self.fleet.nodes().await.into_iter().filter(|node| node.node_id != self.settings.node_id);
+        reports.extend(others.flat_map(|node| node.channels));
+        names.extend(reports.iter().map(|report| report.channel.clone()));
         let running: u64 = tally.channels.values().map(|channel| channel.running).sum();
         let stuck = if running > 0 { self.stuck(&roster).await? } else { HashMap::new() };
-        Ok(Survey { tally, roster, stuck, names })
+        Ok(Survey { tally, roster, stuck, names, reports })
     }
 
     /// Running jobs whose runner is not alive, by channel, longest silent first.
@@ -185,7 +195,7 @@ impl Shared {
             runners_total: runners_of(&survey.roster, channel).count() as u32,
             stuck_jobs: stuck.iter().take(STUCK_NAMED).cloned().collect(),
             alerts,
-            metrics: self.metrics.of(channel, self.now()),
+            metrics: survey.metrics_of(channel),
         }
     }
 }

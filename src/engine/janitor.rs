@@ -2,36 +2,53 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{EngineError, Shared, messages::InterruptReason};
+use super::{EngineError, Shared, agenda, messages::InterruptReason};
 use crate::{
     model::{Input, step},
     store::{Due, Outcome},
 };
 
-/// How often the store is asked. A time limit is kept to within this.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// Every so many turns, expiries are looked for too: within a second.
-const EXPIRY_TURNS: u32 = 5;
+/// How long it waits after an error of the store.
+const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// Jobs moved at once.
 const MOVE_MAX: u32 = 500;
 
-pub async fn run(shared: Arc<Shared>) {
+/// What one janitor sees to.
+#[derive(Debug, Clone, Copy)]
+pub enum Duty {
+    /// Jobs that nobody began in time.
+    Expiry,
+    /// Executions that are over their limit.
+    TimeLimit,
+}
+
+/// Moves what is due whenever the alarm rings, and sets it anew.
+pub async fn run(shared: Arc<Shared>, duty: Duty) {
     let stopped = shared.stopped();
-    let mut turn = 0u32;
+    let alarm = match duty {
+        Duty::Expiry => &shared.alarms.expiry,
+        Duty::TimeLimit => &shared.alarms.overrun,
+    };
     loop {
-        let mut moved = overruns(&shared).await;
-        if turn.is_multiple_of(EXPIRY_TURNS) {
-            moved = moved.and(expiries(&shared).await);
-        }
-        turn = turn.wrapping_add(1);
-        if let Err(error) = moved {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the janitor could not move jobs");
-        }
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = alarm.ring(&*shared.clock) => {}
             () = stopped.cancelled() => return,
         }
+        let Some(at) = alarm.take_due(shared.now()) else { continue };
+        if let Err(error) = turn(&shared, duty).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, ?duty, "a janitor could not move jobs");
+            alarm.set(at);
+            tokio::time::sleep(AFTER_ERROR).await;
+        }
     }
+}
+
+async fn turn(shared: &Shared, duty: Duty) -> Result<(), EngineError> {
+    match duty {
+        Duty::Expiry => expiries(shared).await?,
+        Duty::TimeLimit => overruns(shared).await?,
+    }
+    Ok(agenda::look(shared).await?)
 }
 
 async fn expiries(shared: &Shared) -> Result<(), EngineError> {
@@ -48,6 +65,7 @@ async fn expiries(shared: &Shared) -> Result<(), EngineError> {
     }
 }
 
+/// At most [`MOVE_MAX`]; the agenda rings again for the rest.
 async fn overruns(shared: &Shared) -> Result<(), EngineError> {
     let now = shared.now();
     for job in shared.store.due(Due::Overrun, now, MOVE_MAX).await? {
@@ -56,7 +74,7 @@ async fn overruns(shared: &Shared) -> Result<(), EngineError> {
         if shared.committer.apply(step).await? == Outcome::Applied {
             shared.queue.release(&[lease]).await;
             if let Some(runner_id) = &job.runner_id {
-                shared.interrupt(runner_id, lease, InterruptReason::TimedOut);
+                shared.interrupt(runner_id, lease, InterruptReason::TimedOut).await;
             }
         }
     }

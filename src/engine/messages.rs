@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+pub use crate::model::runner::{Command, CommandKind, InterruptReason, Presence, Reply};
 use crate::model::{Job, Lease, Timestamp, lifecycle::Failure, log::LogKind};
 
 /// A runner presents itself.
@@ -82,6 +83,13 @@ pub struct Timings {
     pub resume_window: Duration,
 }
 
+impl Timings {
+    /// A runner that was not heard of for longer is not alive.
+    pub fn silent_after(&self) -> Duration {
+        self.heartbeat_interval * 2
+    }
+}
+
 impl Default for Timings {
     fn default() -> Timings {
         Timings {
@@ -97,60 +105,4 @@ impl Default for Timings {
 pub struct Receipt {
     pub lease: Lease,
     pub accepted: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InterruptReason {
-    Requested,
-    TimedOut,
-    LeaseLost,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommandKind {
-    Ping,
-    Status,
-    Pause,
-    Resume,
-    Reload,
-    Shutdown,
-    Sysinfo,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Command {
-    pub command_id: String,
-    pub kind: CommandKind,
-    /// A JSON object, or empty.
-    pub data: String,
-    /// With [`CommandKind::Shutdown`]: finish what runs first.
-    pub graceful: bool,
-}
-
-/// A runner as operators see it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Presence {
-    pub runner_id: Arc<str>,
-    pub channels: Vec<Arc<str>>,
-    pub jobs_processed: u64,
-    pub jobs_failed: u64,
-    pub started: Timestamp,
-    pub last_heartbeat: Timestamp,
-    pub alive: bool,
-    pub paused: bool,
-    pub hostname: String,
-    pub client: String,
-    pub capacity: u32,
-    pub running: u32,
-    pub node_id: Arc<str>,
-}
-
-/// What one runner answered to a command.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reply {
-    pub runner_id: Arc<str>,
-    /// A JSON object.
-    pub data: String,
-    /// Not empty where the command failed.
-    pub error: String,
 }

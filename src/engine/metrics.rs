@@ -1,11 +1,15 @@
-//! How the executions of the last five minutes went, by channel. Kept in memory: a restart starts them anew.
+//! How the executions of the last five minutes went, by channel. Each node counts what was stored through it, in memory,
+//! and tells the fleet: a restart starts its part anew.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::model::{EventKind, Step, Timestamp};
+use crate::{
+    fleet::ChannelReport,
+    model::{EventKind, Step, Timestamp},
+};
 
 /// Seconds of one slice of the window.
 const SLICE_SECONDS: i64 = 10;
@@ -72,33 +76,42 @@ impl MetricsBook {
         }
     }
 
-    pub fn of(&self, channel: &str, now: Timestamp) -> Metrics {
-        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = now.0 / (SLICE_SECONDS * 1_000_000) - SLICES;
-        let mut sum = Slice::default();
-        for slice in channels.get(channel).iter().flat_map(|channel| &channel.slices) {
-            if slice.number > oldest {
-                sum.ended += slice.ended;
-                sum.succeeded += slice.succeeded;
-                sum.duration_ms += slice.duration_ms;
-            }
-        }
-        if sum.ended == 0 {
-            return Metrics::default();
-        }
-        let ended = sum.ended as f64;
-        Metrics {
-            jobs_per_minute: ended * 60.0 / (SLICE_SECONDS * SLICES) as f64,
-            success_rate: 100.0 * sum.succeeded as f64 / ended,
-            avg_duration_ms: sum.duration_ms as f64 / ended,
-        }
-    }
-
-    /// Channels that ran a job within the last day.
-    pub fn recent_channels(&self, now: Timestamp) -> Vec<Arc<str>> {
+    /// How each channel did that ran a job on this node within the last day.
+    pub fn reports(&self, now: Timestamp) -> Vec<ChannelReport> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         channels.retain(|_, channel| now.0 - channel.last_ran.0 < REMEMBER_SECONDS * 1_000_000);
-        channels.keys().cloned().collect()
+        let oldest = now.0 / (SLICE_SECONDS * 1_000_000) - SLICES;
+        let report = |(name, channel): (&Arc<str>, &Channel)| {
+            let mut report = ChannelReport { channel: name.clone(), ended: 0, succeeded: 0, duration_ms: 0 };
+            for slice in channel.slices.iter().filter(|slice| slice.number > oldest) {
+                report.ended += slice.ended;
+                report.succeeded += slice.succeeded;
+                report.duration_ms += slice.duration_ms;
+            }
+            report
+        };
+        channels.iter().map(report).collect()
+    }
+}
+
+impl Metrics {
+    /// Of what several nodes say of one channel.
+    pub fn of<'a>(reports: impl IntoIterator<Item = &'a ChannelReport>) -> Metrics {
+        let (mut ended, mut succeeded, mut duration_ms) = (0, 0, 0);
+        for report in reports {
+            ended += report.ended;
+            succeeded += report.succeeded;
+            duration_ms += report.duration_ms;
+        }
+        if ended == 0 {
+            return Metrics::default();
+        }
+        let all = ended as f64;
+        Metrics {
+            jobs_per_minute: all * 60.0 / (SLICE_SECONDS * SLICES) as f64,
+            success_rate: 100.0 * succeeded as f64 / all,
+            avg_duration_ms: duration_ms as f64 / all,
+        }
     }
 }
 

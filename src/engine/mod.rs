@@ -3,6 +3,8 @@
 //! Everything a caller may do goes through [`Engine::on_behalf`], which checks permission first. Behind it, jobs move
 //! only by [`crate::model::lifecycle::step`], and steps are stored only by the [`committer`].
 
+mod agenda;
+mod alarm;
 mod broadcast;
 mod committer;
 pub mod control;
@@ -10,6 +12,7 @@ pub mod error;
 mod feeder;
 mod health;
 mod janitor;
+mod membership;
 pub mod messages;
 mod metrics;
 mod on_behalf;
@@ -39,11 +42,15 @@ pub use transition::{Cancellation, Retried};
 use crate::{
     clock::{Clock, Dice},
     drain::Drain,
-    model::{Caller, Hint, Job, JobEvent, Step, Timestamp, job::Ready, limits::Limits},
+    fleet::Fleet,
+    model::{Caller, Hint, Job, JobEvent, Status, Step, Timestamp, job::Ready, limits::Limits},
     queue::{Offer, Queue},
     store::Store,
 };
+use alarm::Alarm;
 use committer::Committer;
+use janitor::Duty;
+use membership::Membership;
 use metrics::MetricsBook;
 use registry::Registry;
 
@@ -70,8 +77,24 @@ pub struct Settings {
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub queue: Arc<dyn Queue>,
+    pub fleet: Arc<dyn Fleet>,
     pub clock: Arc<dyn Clock>,
     pub dice: Arc<dyn Dice>,
+}
+
+/// When the loops must look again, as far as this node knows. What other nodes stored, the leader finds in the agenda.
+#[derive(Default)]
+struct Alarms {
+    /// A delayed job becomes ready.
+    ready: Alarm,
+    /// An execution is over its limit.
+    overrun: Alarm,
+    /// A pending job expires.
+    expiry: Alarm,
+    /// A broadcast job becomes ready.
+    broadcast: Alarm,
+    /// A broadcast job runs; it may be time to settle it.
+    parent: Alarm,
 }
 
 /// A handle; clones are the same engine.
@@ -82,11 +105,13 @@ pub(crate) struct Shared {
     settings: Settings,
     store: Arc<dyn Store>,
     queue: Arc<dyn Queue>,
+    fleet: Arc<dyn Fleet>,
     clock: Arc<dyn Clock>,
     dice: Arc<dyn Dice>,
     committer: Committer,
     registry: Registry,
-    alarm: Arc<feeder::Alarm>,
+    membership: Arc<Membership>,
+    alarms: Arc<Alarms>,
     metrics: Arc<MetricsBook>,
     events: channel::Sender<(JobEvent, Arc<Job>)>,
     parents: Arc<broadcast::Parents>,
@@ -100,48 +125,40 @@ pub(crate) struct Shared {
 impl Engine {
     /// Starts the loops on `drain`.
     pub fn start(settings: Settings, parts: Parts, drain: Drain) -> Engine {
-        let Parts { store, queue, clock, dice } = parts;
+        let Parts { store, queue, fleet, clock, dice } = parts;
         let metrics = Arc::new(MetricsBook::default());
-        let alarm = Arc::new(feeder::Alarm::default());
+        let alarms = Arc::new(Alarms::default());
+        let membership = Arc::new(Membership::default());
         let parents = Arc::new(broadcast::Parents::default());
         let (events, _) = channel::channel(WATCH_BACKLOG);
-        let heard = {
-            let (queue, clock) = (queue.clone(), clock.clone());
-            let (metrics, alarm, parents, events) = (metrics.clone(), alarm.clone(), parents.clone(), events.clone());
-            Box::new(move |steps: Vec<Step>| {
-                metrics.record(&steps);
-                parents.hear(&steps);
-                let hints = Hints::of(&steps, clock.now());
-                for step in steps {
-                    if let Some(event) = step.event {
-                        // Nobody may be watching.
-                        let _ = events.send((event, step.job));
-                    }
-                }
-                if let Some(at) = hints.earliest {
-                    alarm.set(at);
-                }
-                let queue = queue.clone();
-                async move {
-                    queue.forget(&hints.forget).await;
-                    queue.offer(hints.offers).await;
-                }
-                .boxed()
-            })
+        let heard = Hearing {
+            queue: queue.clone(),
+            fleet: fleet.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            membership: membership.clone(),
+            alarms: alarms.clone(),
+            parents: parents.clone(),
+            events: events.clone(),
         };
+        let heard = Box::new(move |steps| heard.clone().hear(steps).boxed());
         let (committer, committing) =
             Committer::new(store.clone(), settings.limits.pending_writes_max, heard, drain.token());
         drain.spawn("committer", committing);
-        let registry = Registry::new(settings.timings.heartbeat_interval * 2, settings.limits.sessions_max);
+        let silent_after = settings.timings.silent_after();
+        let registry =
+            Registry::new(fleet.clone(), settings.node_id.clone(), silent_after, settings.limits.sessions_max);
         let shared = Arc::new(Shared {
             settings,
             store,
             queue,
+            fleet,
             clock,
             dice,
             committer,
             registry,
-            alarm,
+            membership,
+            alarms,
             metrics,
             events,
             parents,
@@ -150,9 +167,13 @@ impl Engine {
             leaving: CancellationToken::new(),
             drain: drain.clone(),
         });
+        drain.spawn("membership", membership::run(shared.clone()));
+        drain.spawn("letters", membership::read(shared.clone()));
         drain.spawn("feeder", feeder::run(shared.clone()));
         drain.spawn("reaper", reaper::run(shared.clone()));
-        drain.spawn("janitor", janitor::run(shared.clone()));
+        drain.spawn("agenda", agenda::run(shared.clone()));
+        drain.spawn("expiry", janitor::run(shared.clone(), Duty::Expiry));
+        drain.spawn("time limits", janitor::run(shared.clone(), Duty::TimeLimit));
         drain.spawn("broadcasts", broadcast::run(shared.clone()));
         drain.spawn("store health", watch_store(shared.clone()));
         Engine(shared)
@@ -206,30 +227,55 @@ impl Shared {
     }
 }
 
-/// What the queue should hear of stored steps.
-#[derive(Default)]
-struct Hints {
-    offers: Vec<Offer>,
-    forget: Vec<crate::model::JobId>,
-    /// When the first of those that are not ready yet becomes so.
-    earliest: Option<Timestamp>,
+/// Whoever must hear of stored steps, before their writers do.
+#[derive(Clone)]
+struct Hearing {
+    queue: Arc<dyn Queue>,
+    fleet: Arc<dyn Fleet>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<MetricsBook>,
+    membership: Arc<Membership>,
+    alarms: Arc<Alarms>,
+    parents: Arc<broadcast::Parents>,
+    events: channel::Sender<(JobEvent, Arc<Job>)>,
 }
 
-impl Hints {
-    fn of(steps: &[Step], now: Timestamp) -> Hints {
-        let mut hints = Hints::default();
-        for step in steps {
+impl Hearing {
+    async fn hear(self, steps: Vec<Step>) {
+        self.metrics.record(&steps);
+        self.parents.hear(&steps);
+        let now = self.clock.now();
+        let (mut offers, mut forget) = (Vec::new(), Vec::new());
+        for step in &steps {
+            let job = &step.job;
             match step.hint {
                 Hint::None => {}
-                Hint::Forget => hints.forget.push(step.job.id),
-                Hint::Offer if step.job.ready_at > now || step.job.broadcast => {
-                    let at = step.job.ready_at;
-                    hints.earliest = Some(hints.earliest.map_or(at, |earliest| earliest.min(at)));
-                }
-                Hint::Offer => hints.offers.push(offer_of(&step.job)),
+                Hint::Forget => forget.push(job.id),
+                Hint::Offer if job.broadcast => self.alarms.broadcast.set(job.ready_at),
+                Hint::Offer if job.ready_at > now => self.alarms.ready.set(job.ready_at),
+                Hint::Offer => offers.push(offer_of(job)),
+            }
+            if let Some(at) = job.overrun_at().filter(|_| job.status == Status::Running) {
+                self.alarms.overrun.set(at);
             }
         }
-        hints
+        self.queue.forget(&forget).await;
+        self.queue.offer(offers).await;
+        self.tell_watchers(steps).await;
+    }
+
+    async fn tell_watchers(&self, steps: Vec<Step>) {
+        let elsewhere = self.membership.watching();
+        if !elsewhere.is_empty() {
+            let events: Vec<JobEvent> = steps.iter().filter_map(|step| step.event.clone()).collect();
+            membership::send_events(&*self.fleet, &elsewhere, &events).await;
+        }
+        for step in steps {
+            if let Some(event) = step.event {
+                // Nobody may be watching.
+                let _ = self.events.send((event, step.job));
+            }
+        }
     }
 }
 

@@ -161,7 +161,7 @@ impl OnBehalf {
 
     pub async fn runners(&self, channel: Option<String>) -> Result<Vec<Presence>> {
         self.caller.may(Operation::ReadRunners)?;
-        let mut roster = self.shared.registry.roster(self.shared.now());
+        let mut roster = self.shared.registry.roster(self.shared.now()).await;
         if let Some(channel) = channel {
             roster.retain(|runner| runner.channels.iter().any(|own| **own == *channel));
         }
@@ -177,7 +177,7 @@ impl OnBehalf {
 
     pub async fn shutdown(&self, runner_id: &str, graceful: bool) -> Result<()> {
         self.caller.may(Operation::SteerRunners)?;
-        self.shared.shutdown(runner_id, graceful)
+        self.shared.shutdown(runner_id, graceful).await
     }
 
     pub async fn broadcast(&self, order: Order) -> Result<Vec<Reply>> {

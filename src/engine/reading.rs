@@ -10,6 +10,8 @@ use crate::model::{Caller, Job, JobEvent, JobId, Status, access::Permission};
 
 /// Events in a status answer.
 const RECENT_EVENTS: u32 = 10;
+/// How often a job that is watched is looked at, beside its events.
+const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A job with its latest events and its place in the queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +39,25 @@ impl Shared {
         Ok(JobView { job, recent_events, queue_position })
     }
 
+    /// The last event of a job that has ended.
+    async fn end_of(&self, id: JobId) -> Result<Option<(JobEvent, Arc<Job>)>, EngineError> {
+        let Some(job) = self.load(id).await?.filter(|job| job.status.is_terminal()) else { return Ok(None) };
+        Ok(self.store.events(id, 1).await?.pop().map(|event| (event, Arc::new(job))))
+    }
+
+    /// Looks again and again whether a job has ended; never returns without a job. `None`: it is gone.
+    async fn await_end_of(&self, id: Option<JobId>) -> Option<Result<(JobEvent, Arc<Job>), EngineError>> {
+        loop {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            let Some(id) = id else { continue };
+            match self.load(id).await {
+                Ok(Some(job)) if !job.status.is_terminal() => {}
+                Ok(None) => return None,
+                _ => return self.end_of(id).await.transpose(),
+            }
+        }
+    }
+
     /// Events as they happen. With a job it ends once that job is terminal; one that is terminal already is told at
     /// once, by its last event.
     pub(super) async fn watch(
@@ -46,14 +67,13 @@ impl Shared {
         caller: Caller,
     ) -> Result<impl Stream<Item = Result<(JobEvent, Arc<Job>), EngineError>> + Send + use<>, EngineError> {
         let receiver = self.events.subscribe();
+        self.ask_for_events().await;
         let mut past = Vec::new();
         let mut over = false;
         if let Some(id) = job_id {
-            let job = Arc::new(self.visible(id, &caller).await?);
-            if job.status.is_terminal() {
-                past = self.store.events(id, 1).await?.into_iter().map(|event| Ok((event, job.clone()))).collect();
-                over = true;
-            }
+            self.visible(id, &caller).await?;
+            past = self.end_of(id).await?.into_iter().map(Ok).collect();
+            over = !past.is_empty();
         }
         let sees_all = caller.has(Permission::ViewJobs);
         let wanted = move |event: &JobEvent, job: &Job| {
@@ -62,16 +82,19 @@ impl Shared {
                 && (job_id.is_some() || job.parent_id.is_none())
                 && (sees_all || *job.owner == *caller.subject)
         };
-        let stopped = self.stopped();
+        let shared = self.clone();
         let follow = futures::stream::unfold((receiver, over), move |(mut receiver, over)| {
-            let (wanted, stopped) = (wanted.clone(), stopped.clone());
+            let (wanted, shared) = (wanted.clone(), shared.clone());
             async move {
+                let stopped = shared.stopped();
                 if over {
                     return None;
                 }
                 loop {
                     let received = tokio::select! {
                         received = receiver.recv() => received,
+                        // Another node may have stored the end, and its letter may be lost.
+                        end = shared.await_end_of(job_id) => return end.map(|end| (end, (receiver, true))),
                         () = stopped.cancelled() => return None,
                     };
                     match received {

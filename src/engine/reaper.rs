@@ -4,8 +4,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{EngineError, Shared, messages::InterruptReason, registry::Order};
+use super::{EngineError, Shared, messages::InterruptReason};
 use crate::{
+    fleet::Order,
     model::{Input, JobId, Lease, Refusal, step},
     queue::Lapsed,
     store::Outcome,
@@ -57,7 +58,7 @@ async fn reap(shared: &Arc<Shared>, lapsed: Vec<Lapsed>) {
         if let Some(runner_id) = &job.runner_id {
             // Told before the job is to be had again, so that its session stands back.
             tracing::info!(job = %job.id, attempt, runner = %runner_id, "a lease lapsed");
-            shared.registry.order(runner_id, Order::Lost(lapsed.lease));
+            shared.registry.order(runner_id, Order::Lost(lapsed.lease)).await;
         }
         steps.push(step);
         lost.push((lapsed.lease, input));
@@ -117,7 +118,7 @@ impl Orphans {
 
 impl Shared {
     /// Tells a runner to stop one execution.
-    pub(super) fn interrupt(&self, runner_id: &str, lease: Lease, reason: InterruptReason) {
-        self.registry.order(runner_id, Order::Interrupt { lease, reason });
+    pub(super) async fn interrupt(&self, runner_id: &Arc<str>, lease: Lease, reason: InterruptReason) {
+        self.registry.order(runner_id, Order::Interrupt { lease, reason }).await;
     }
 }

@@ -8,7 +8,7 @@ mod attach;
 mod settle;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -20,9 +20,10 @@ pub use attach::attach;
 use super::{
     Shared,
     messages::{Command, CommandKind, FromRunner, InterruptReason, Line, Reply, Report, ToRunner},
-    registry::Order,
+    registry::Place,
 };
 use crate::{
+    fleet::Order,
     model::{Input, Job, JobId, Lease, log::JobLog},
     queue::Waiter,
 };
@@ -37,6 +38,8 @@ const TURN_MAX: usize = 256;
 const CLAIM_MAX: usize = 256;
 /// How long a runner that let a lease lapse stands back, so that the job goes to another where there is one.
 const STAND_BACK: Duration = Duration::from_millis(100);
+/// Commands whose reply is awaited; the oldest is forgotten first.
+const ASKED_MAX: usize = 1_024;
 /// Payload in one Assignments message, in bytes, unless a single job is larger: common clients take 4 MiB.
 const ASSIGNMENT_BYTES: usize = 1 << 20;
 
@@ -49,7 +52,7 @@ pub struct Attachment {
 struct Session {
     shared: Arc<Shared>,
     id: Arc<str>,
-    runner_id: Arc<str>,
+    place: Place,
     /// With its private one.
     channels: Vec<Arc<str>>,
     capacity: usize,
@@ -60,7 +63,8 @@ struct Session {
     stands_back_until: Option<Instant>,
     waiter: Waiter,
     outbox: mpsc::Sender<ToRunner>,
-    own_orders: mpsc::Sender<Order>,
+    /// Commands whose reply is awaited, and the node that asked.
+    asked: VecDeque<(String, Arc<str>)>,
 }
 
 /// Whether the session goes on.
@@ -82,11 +86,11 @@ impl Session {
             self.serve(&mut inbox, &mut orders).await;
         }
         self.shared.queue.leave(&self.channels, &self.waiter).await;
-        if self.shared.registry.detach(&self.runner_id, &self.own_orders) {
+        if self.shared.registry.detach(&self.place, self.shared.now()).await {
             let window = self.shared.settings.timings.resume_window;
             self.shared.queue.shorten(&self.id, window).await;
         }
-        tracing::debug!(runner = %self.runner_id, session = %self.id, "a session ended");
+        tracing::debug!(runner = %self.place.runner_id, session = %self.id, "a session ended");
     }
 
     async fn serve(&mut self, inbox: &mut mpsc::Receiver<FromRunner>, orders: &mut mpsc::Receiver<Order>) {
@@ -156,7 +160,7 @@ impl Session {
         let mut logs = Vec::new();
         if !messages.is_empty() {
             let now = self.shared.now();
-            self.shared.registry.update(&self.runner_id, |presence| presence.last_heartbeat = now);
+            self.shared.registry.heard(&self.place, now);
         }
         for message in messages {
             match message {
@@ -171,8 +175,7 @@ impl Session {
                     }
                 }
                 FromRunner::CommandReply { command_id, data, error } => {
-                    let reply = Reply { runner_id: self.runner_id.clone(), data, error };
-                    self.shared.registry.reply(&command_id, reply);
+                    self.pass_on_reply(command_id, data, error).await;
                 }
                 FromRunner::SetCapacity(capacity) => self.set_capacity(capacity).await,
             }
@@ -235,7 +238,7 @@ impl Session {
 
     async fn note_pause(&mut self) {
         let (paused, capacity) = (self.paused || self.capacity == 0, self.capacity as u32);
-        self.shared.registry.update(&self.runner_id, |presence| {
+        self.shared.registry.update(&self.place, |presence| {
             presence.paused = paused;
             if capacity > 0 {
                 presence.capacity = capacity;
@@ -248,13 +251,13 @@ impl Session {
 
     fn note_running(&self) {
         let running = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
-        self.shared.registry.update(&self.runner_id, |presence| presence.running = running);
+        self.shared.registry.update(&self.place, |presence| presence.running = running);
     }
 
     async fn obey(&mut self, order: Order) -> Going {
         match order {
-            Order::Supersede => Going::Over,
-            Order::Command(command) => self.command(command).await,
+            Order::Supersede { .. } => Going::Over,
+            Order::Command { command, reply_to } => self.command(command, reply_to).await,
             Order::Interrupt { lease, reason } => {
                 if reason != InterruptReason::Requested && self.holds(lease) {
                     self.held.remove(&lease.job_id);
@@ -276,10 +279,22 @@ impl Session {
     }
 
     fn is_heard(&self) -> bool {
-        self.shared.registry.presence(&self.runner_id, self.shared.now()).is_some_and(|presence| presence.alive)
+        self.shared.registry.is_heard(&self.place, self.shared.now())
     }
 
-    async fn command(&mut self, command: Command) -> Going {
+    async fn pass_on_reply(&mut self, command_id: String, data: String, error: String) {
+        // A reply that nobody asked for, or that comes too late, is of no use to anybody.
+        let Some(at) = self.asked.iter().position(|(id, _)| *id == command_id) else { return };
+        let Some((command_id, asked_by)) = self.asked.remove(at) else { return };
+        let reply = Reply { runner_id: self.place.runner_id.clone(), data, error };
+        self.shared.registry.reply(&asked_by, command_id, reply).await;
+    }
+
+    async fn command(&mut self, command: Command, reply_to: Arc<str>) -> Going {
+        if self.asked.len() == ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back((command.command_id.clone(), reply_to));
         match command.kind {
             CommandKind::Pause => self.paused = true,
             CommandKind::Resume => self.paused = false,

@@ -69,11 +69,13 @@ impl Shared {
 
     /// Cancels a job that the caller may cancel.
     pub(super) async fn cancel(&self, id: JobId) -> Result<Cancellation, EngineError> {
-        let gone = |job: &Job| {
-            let now = self.now();
-            let alive = |runner_id: &Arc<str>| self.registry.presence(runner_id, now).is_some_and(|p| p.alive);
-            job.status == Status::Running && !job.broadcast && !job.runner_id.as_ref().is_some_and(alive)
+        let runner_id = self.load(id).await?.ok_or(JOB_NOT_FOUND)?.runner_id;
+        let alive = match &runner_id {
+            Some(runner_id) => self.registry.find(runner_id, self.now()).await.is_some_and(|runner| runner.alive),
+            None => false,
         };
+        // Another runner may have taken it meanwhile, and that one lives.
+        let gone = |job: &Job| job.status == Status::Running && !job.broadcast && !alive && job.runner_id == runner_id;
         let moved = self.transition(id, |job| if gone(job) { Input::ForceCancel } else { Input::Cancel }).await;
         let (before, after) = match moved {
             Ok(moved) => moved,
@@ -93,7 +95,7 @@ impl Shared {
         }
         if before.status == Status::Running && !before.broadcast {
             if let Some(runner_id) = &before.runner_id {
-                self.interrupt(runner_id, before.lease(), InterruptReason::Requested);
+                self.interrupt(runner_id, before.lease(), InterruptReason::Requested).await;
             }
         } else if before.broadcast && before.status == Status::Running {
             for part in self.store.unfinished_parts(id, PARTS_MAX).await? {

@@ -34,6 +34,7 @@ mod served {
         clock::{SystemClock, SystemDice},
         drain::Drain,
         engine::{Engine, Parts, Settings, messages::Timings},
+        fleet::memory::Hub,
         grpc::{self, auth},
         model::limits::Limits,
         queue::memory::MemoryQueue,
@@ -47,6 +48,7 @@ mod served {
         let parts = Parts {
             store: Arc::new(MemoryStore::new()),
             queue: Arc::new(MemoryQueue::new(limits.window_max)),
+            fleet: Arc::new(Hub::new(Timings::default().silent_after()).join("node".into())),
             clock: Arc::new(SystemClock::new()),
             dice: Arc::new(SystemDice::new()),
         };

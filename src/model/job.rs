@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{JobId, Timestamp};
 
 /// Where a job stands. The four last are terminal.
@@ -65,7 +67,7 @@ impl Parts {
 }
 
 /// The right to report on one attempt of one job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Lease {
     pub job_id: JobId,
     pub attempt: u32,

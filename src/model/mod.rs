@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod log;
 pub mod retry;
+pub mod runner;
 pub mod spec;
 pub mod time;
 

@@ -55,6 +55,21 @@ pub enum Due {
     Parent,
 }
 
+/// The earliest time of each kind at which something must happen, past ones included but for `ready`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Agenda {
+    /// The earliest `ready_at` after now among pending jobs that are no broadcast.
+    pub ready: Option<Timestamp>,
+    /// Of [`Due::Expiry`].
+    pub expiry: Option<Timestamp>,
+    /// Of [`Due::Overrun`].
+    pub overrun: Option<Timestamp>,
+    /// Of [`Due::Broadcast`].
+    pub broadcast: Option<Timestamp>,
+    /// Of [`Due::Parent`].
+    pub parent: Option<Timestamp>,
+}
+
 /// Which column orders a list; then the id does, in the same direction. An absent time is earlier than any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderBy {
@@ -166,8 +181,8 @@ pub trait Store: Send + Sync {
     /// Channels that have pending jobs, private ones included, in order of name.
     async fn pending_channels(&self) -> Result<Vec<Arc<str>>, StoreError>;
 
-    /// The earliest `ready_at` after `now` among pending jobs, broadcast ones included.
-    async fn next_run_at(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+    /// When something comes due next.
+    async fn agenda(&self, now: Timestamp) -> Result<Agenda, StoreError>;
 
     /// Pending jobs that are no broadcast with `ready_at` in `after..=until` (`after` exclusive), oldest first.
     async fn due_between(&self, after: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError>;

@@ -15,7 +15,7 @@ use errand::{
         log::{JobLog, LogKind},
     },
     queue::{Lapsed, Offer, Queue, Waiter, memory::MemoryQueue},
-    store::{Due, ListQuery, Outcome, Page, Store, StoreError, Tally, memory::MemoryStore},
+    store::{Agenda, Due, ListQuery, Outcome, Page, Store, StoreError, Tally, memory::MemoryStore},
 };
 use tokio::sync::Notify;
 
@@ -108,8 +108,8 @@ impl Store for FaultyStore {
     async fn pending_channels(&self) -> Result<Vec<Arc<str>>> {
         self.inner.pending_channels().await
     }
-    async fn next_run_at(&self, now: Timestamp) -> Result<Option<Timestamp>> {
-        self.inner.next_run_at(now).await
+    async fn agenda(&self, now: Timestamp) -> Result<Agenda> {
+        self.inner.agenda(now).await
     }
     async fn due_between(&self, after: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<Ready>> {
         self.inner.due_between(after, until, limit).await

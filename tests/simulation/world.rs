@@ -12,6 +12,7 @@ use errand::{
     clock::{Clock, Dice, SeededDice},
     drain::Drain,
     engine::{Engine, OnBehalf, Parts, Settings, messages::Timings},
+    fleet::memory::Hub,
     model::{Caller, JobId, Lease, access::Permission, limits::Limits},
     queue::memory::MemoryQueue,
 };
@@ -90,6 +91,7 @@ impl World {
 fn start(store: &Arc<FaultyStore>, clock: &Arc<dyn Clock>, chance: &Chance, timings: Timings) -> Engine {
     let queue = Arc::new(FaultyQueue { inner: MemoryQueue::new(64), chance: chance.split() });
     let settings = Settings { limits: Limits::default(), timings, node_id: "node".into() };
-    let parts = Parts { store: store.clone(), queue, clock: clock.clone(), dice: chance.split().dice };
+    let fleet = Arc::new(Hub::new(timings.silent_after()).join("node".into()));
+    let parts = Parts { store: store.clone(), queue, fleet, clock: clock.clone(), dice: chance.split().dice };
     Engine::start(settings, parts, Drain::new())
 }

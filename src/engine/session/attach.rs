@@ -1,6 +1,9 @@
 //! The start of a session: who the runner is, and which of the leases it names are still its own.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use tokio::sync::{Notify, mpsc};
 
@@ -9,8 +12,9 @@ use crate::{
     engine::{
         EngineError, Shared,
         messages::{Hello, InterruptReason, Presence, ToRunner, Welcome},
-        registry::{Admission, ORDERS_MAX},
+        registry::{Entrance, ORDERS_MAX, Place},
     },
+    fleet::Arrival,
     model::{JobId, Lease, Status, lifecycle::private_channel},
     queue::Waiter,
 };
@@ -45,24 +49,26 @@ pub async fn attach(shared: Arc<Shared>, hello: Hello) -> Result<Attachment, Eng
         node_id: shared.settings.node_id.clone(),
     };
     channels.push(private_channel(&runner_id));
-    let (own_orders, orders) = mpsc::channel(ORDERS_MAX);
-    match shared.registry.admit(presence, &id, resumes, own_orders.clone(), now) {
-        Admission::Fresh | Admission::Resumed => {}
-        Admission::Replaced(old) => {
+    let (to_session, orders) = mpsc::channel(ORDERS_MAX);
+    let stream = shared.dice.roll();
+    let arrival = Arrival { presence, session_id: id.clone(), resumes, stream };
+    match shared.registry.admit(arrival, to_session).await {
+        Entrance::Open => {}
+        Entrance::Replaces(old) => {
             // That incarnation is gone for good; what it ran goes to others at once.
             shared.queue.shorten(&old, std::time::Duration::ZERO).await;
         }
-        Admission::Taken => {
+        Entrance::Taken => {
             return Err(EngineError::Conflict(format!("another live session bears runner id {runner_id}")));
         }
-        Admission::Full => return Err(EngineError::Busy("too many runners are attached; try again")),
+        Entrance::Full => return Err(EngineError::Busy("too many runners are attached; try again")),
     }
     let (inbox, from_runner) = mpsc::channel(INBOX_MAX);
     let (outbox, to_runner) = mpsc::channel(OUTBOX_MAX);
     let number = shared.dice.roll();
     let session = Session {
         id,
-        runner_id,
+        place: Place { runner_id, stream },
         channels,
         capacity: hello.capacity as usize,
         paused: false,
@@ -70,7 +76,7 @@ pub async fn attach(shared: Arc<Shared>, hello: Hello) -> Result<Attachment, Eng
         stands_back_until: None,
         waiter: Waiter { number, notify: Arc::new(Notify::new()) },
         outbox,
-        own_orders,
+        asked: VecDeque::new(),
         shared: shared.clone(),
     };
     shared.drain.spawn("session", session.run(hello.leases, from_runner, orders));
@@ -99,7 +105,7 @@ impl Session {
             let job = job.filter(|job| {
                 mine && job.status == Status::Running
                     && job.attempt == lease.attempt
-                    && job.runner_id.as_deref() == Some(&*self.runner_id)
+                    && job.runner_id.as_deref() == Some(&*self.place.runner_id)
             });
             match job {
                 Some(job) => {

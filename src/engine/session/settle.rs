@@ -76,7 +76,8 @@ impl Session {
     /// A job as the store has it, if this attempt of it is this runner's.
     async fn reload(&self, lease: Lease) -> Option<Arc<Job>> {
         let job = self.shared.load(lease.job_id).await.ok().flatten()?;
-        (job.attempt == lease.attempt && job.runner_id.as_deref() == Some(&*self.runner_id)).then(|| Arc::new(job))
+        (job.attempt == lease.attempt && job.runner_id.as_deref() == Some(&*self.place.runner_id))
+            .then(|| Arc::new(job))
     }
 
     async fn claim_steps(&self, room: usize) -> Vec<Step> {
@@ -99,7 +100,7 @@ impl Session {
         let now = self.shared.now();
         let mut steps = Vec::new();
         for job in jobs {
-            match step(&job, Input::Claim { runner_id: self.runner_id.clone() }, now, 0) {
+            match step(&job, Input::Claim { runner_id: self.place.runner_id.clone() }, now, 0) {
                 Ok(step) => steps.push(step),
                 Err(Refusal::Expiry) => {
                     let _ = self.shared.transition(job.id, |_| Input::Expire).await;
@@ -156,7 +157,7 @@ impl Session {
             }
             receipts.push(Receipt { lease, accepted });
         }
-        self.shared.registry.update(&self.runner_id, |presence| {
+        self.shared.registry.update(&self.place, |presence| {
             presence.jobs_processed += processed;
             presence.jobs_failed += failed;
         });

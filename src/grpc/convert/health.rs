@@ -84,8 +84,8 @@ pub fn stats_to_wire(stats: Stats) -> v1::GetStatsResponse {
         runners: stats.runners.into_iter().map(presence_to_wire).collect(),
         totals: Some(totals),
         scheduler: Some(v1::SchedulerStats {
-            active: !stats.lock_holder.is_empty(),
-            lock_holder: stats.lock_holder.to_string(),
+            active: stats.lock_holder.is_some(),
+            lock_holder: stats.lock_holder.map(|node| node.to_string()).unwrap_or_default(),
         }),
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     model::Parts,
-    store::{Due, Ready},
+    store::{Agenda, Due, Ready},
 };
 
 fn numbers(ready: &[Ready]) -> Vec<u128> {
@@ -57,6 +57,10 @@ pub(super) async fn what_is_due_comes_longest_due_first(store: &dyn Store) {
         starts.push(stepped(&job, Input::Fanout { parts: 2 }, at(4)));
     }
     put(store, &starts).await;
+    let agenda = store.agenda(at(0)).await.expect("an agenda");
+    let (expiry, overrun) = (Some(at(20)), Some(at(6)));
+    let (broadcast, parent) = (Some(at(8)), Some(at(1)));
+    assert_eq!(agenda, Agenda { ready: None, expiry, overrun, broadcast, parent });
     let due = async |due, seconds, limit| ids(&store.due(due, at(seconds), limit).await.expect("jobs"));
     assert_eq!(due(Due::Expiry, 30, 9).await, [2, 1]);
     assert_eq!(due(Due::Expiry, 30, 1).await, [2]);
@@ -74,9 +78,8 @@ pub(super) async fn what_is_due_comes_longest_due_first(store: &dyn Store) {
 pub(super) async fn run_times_are_found(store: &dyn Store) {
     let broadcast = created(4, JobSpec { broadcast: true, start: Start::In(3), ..spec("b") });
     put(store, &[delayed(2, 10), delayed(1, 20), delayed(3, 10), broadcast, created(5, spec("a"))]).await;
-    let next = async |seconds| store.next_run_at(at(seconds)).await.expect("a time");
-    assert_eq!(next(0).await, Some(at(3)));
-    assert_eq!(next(3).await, Some(at(10)));
+    let next = async |seconds| store.agenda(at(seconds)).await.expect("an agenda").ready;
+    assert_eq!(next(0).await, Some(at(10)), "the broadcast job has a line of its own");
     assert_eq!(next(10).await, Some(at(20)));
     assert_eq!(next(20).await, None);
     let due = async |after, until, limit| numbers(&store.due_between(at(after), at(until), limit).await.expect("jobs"));

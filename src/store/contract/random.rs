@@ -79,7 +79,7 @@ async fn answers(store: &dyn Store, now: Timestamp) -> String {
         }
     }
     texts.push(format!("{:?} {:?}", store.tally(now).await, store.pending_channels().await));
-    texts.push(format!("{:?} {:?}", store.running(Some(id(2)), 3).await, store.next_run_at(now).await));
+    texts.push(format!("{:?} {:?}", store.running(Some(id(2)), 3).await, store.agenda(now).await));
     texts.push(format!("{:?}", store.due_between(at(0), now, 4).await));
     texts.join("\n")
 }

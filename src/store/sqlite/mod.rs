@@ -17,7 +17,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Due, ListQuery, Outcome, Page, Ready, Store, StoreError, Tally};
+use super::{Agenda, Due, ListQuery, Outcome, Page, Ready, Store, StoreError, Tally};
 use crate::model::{
     Job, JobEvent, JobId, Parts, Step, Timestamp,
     log::{JobLog, LogKind},
@@ -171,8 +171,8 @@ impl Store for SqliteStore {
         read::pending_channels(&self.readers).await
     }
 
-    async fn next_run_at(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        read::next_run_at(&self.readers, now).await
+    async fn agenda(&self, now: Timestamp) -> Result<Agenda, StoreError> {
+        read::agenda(&self.readers, now).await
     }
 
     async fn due_between(&self, after: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::{Job, JobEvent, JobId, Parts, Status, Timestamp},
-    store::{Due, Ready, StoreError, Tally},
+    store::{Agenda, Due, Ready, StoreError, Tally},
 };
 
 pub(super) async fn load(readers: &SqlitePool, ids: &[JobId]) -> Result<Vec<Option<Job>>, StoreError> {
@@ -103,13 +103,27 @@ pub(super) async fn pending_channels(readers: &SqlitePool) -> Result<Vec<Arc<str
     Ok(channels)
 }
 
-pub(super) async fn next_run_at(readers: &SqlitePool, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+pub(super) async fn agenda(readers: &SqlitePool, now: Timestamp) -> Result<Agenda, StoreError> {
+    // Each is the first entry of an index.
     let query = sqlx::query(
-        "-- name next_run_at
-        SELECT MIN(ready_at) AS ready_at FROM jobs WHERE status = 0 AND ready_at > ?",
+        "-- name agenda
+        SELECT x'' AS id,
+            (SELECT ready_at FROM jobs WHERE status = 0 AND +broadcast = 0 AND ready_at > ?
+             ORDER BY ready_at LIMIT 1) AS ready,
+            (SELECT MIN(expires_at) FROM jobs WHERE status = 0) AS expiry,
+            (SELECT MIN(overrun_at) FROM jobs WHERE overrun_at IS NOT NULL) AS overrun,
+            (SELECT MIN(ready_at) FROM jobs WHERE broadcast = 1 AND status < 2 AND status = 0) AS broadcast,
+            (SELECT MIN(ready_at) FROM jobs WHERE broadcast = 1 AND status < 2 AND status = 1) AS parent",
     );
     let row = query.bind(now.0).fetch_one(readers).await.map_err(unavailable)?;
-    Fields::new("jobs", "id", &row).time_or_null("ready_at")
+    let row = Fields::new("jobs", "id", &row);
+    Ok(Agenda {
+        ready: row.time_or_null("ready")?,
+        expiry: row.time_or_null("expiry")?,
+        overrun: row.time_or_null("overrun")?,
+        broadcast: row.time_or_null("broadcast")?,
+        parent: row.time_or_null("parent")?,
+    })
 }
 
 pub(super) async fn due_between(
