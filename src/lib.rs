@@ -13,6 +13,7 @@ pub mod grpc;
 pub mod model;
 pub mod queue;
 pub mod server;
+pub mod start_error;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

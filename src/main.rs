@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use errand::{
     config::{Config, ServeArgs},
-    server::{self, StartError},
+    server,
+    start_error::StartError,
     telemetry, tls,
     token::{self, TokenArgs},
 };

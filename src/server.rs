@@ -22,13 +22,14 @@ use tokio::{
 
 use crate::{
     clock::{SystemClock, SystemDice},
-    config::{AuthSource, Config, ConfigError, plain},
-    data_dir::{DataDir, DataDirError, SigningKey},
+    config::{AuthSource, Config, plain},
+    data_dir::{DataDir, SigningKey},
     drain::Drain,
     engine::{Engine, Parts, Settings},
     fleet::memory::Hub,
     grpc::{self, auth::Authenticator},
     queue::memory::MemoryQueue,
+    start_error::StartError,
     store::{
         Store,
         sqlite::{OpenError, SqliteStore},
@@ -42,43 +43,6 @@ use listen::{Listeners, Servers};
 const GO_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// For each of: the engine's last flush, its loops, and the store.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why the service does not run. What is displayed is one sentence for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A bad command line or configuration.
-    #[error("{0}")]
-    Usage(String),
-    /// Something the service stands on cannot be had: its data, its database, its addresses.
-    #[error("{0}")]
-    Unavailable(String),
-    /// A part of the service died.
-    #[error("{0}")]
-    Internal(String),
-}
-
-impl StartError {
-    /// As in sysexits.h: EX_USAGE, EX_UNAVAILABLE, EX_SOFTWARE.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            StartError::Usage(_) => 64,
-            StartError::Unavailable(_) => 69,
-            StartError::Internal(_) => 70,
-        }
-    }
-}
-
-impl From<ConfigError> for StartError {
-    fn from(error: ConfigError) -> StartError {
-        StartError::Usage(error.to_string())
-    }
-}
-
-impl From<DataDirError> for StartError {
-    fn from(error: DataDirError) -> StartError {
-        StartError::Unavailable(error.to_string())
-    }
-}
 
 impl From<OpenError> for StartError {
     fn from(error: OpenError) -> StartError {

@@ -12,7 +12,7 @@ use crate::{
     data_dir::DataDir,
     grpc::auth,
     model::access::Permission,
-    server::StartError,
+    start_error::StartError,
 };
 
 /// Longer makes no difference to anybody alive, and keeps the date within what clients can read.
@@ -89,6 +89,7 @@ pub fn read_secret(path: &Path) -> Result<Vec<u8>, StartError> {
 }
 
 /// In seconds since 1970. A token is for other machines, so only the wall clock counts.
+#[expect(clippy::disallowed_methods, reason = "a command of one moment, with no service and no clock")]
 fn expiry(lifetime: Duration) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(now.saturating_add(lifetime).as_secs()).unwrap_or(i64::MAX)

@@ -11,10 +11,11 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use super::{StartError, cut::Cut, in_flight::InFlight};
+use super::{cut::Cut, in_flight::InFlight};
 use crate::{
     config::{Config, plain},
     drain::Drain,
+    start_error::StartError,
     tls::{Tls, TlsListener},
 };
 
