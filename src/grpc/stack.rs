@@ -3,7 +3,8 @@
 //! 1. Too many calls at once: RESOURCE_EXHAUSTED.
 //! 2. Who calls: UNAUTHENTICATED without a valid token. What the caller may do, the engine decides.
 //! 3. The deadline of the call: DEADLINE_EXCEEDED when a handler has not answered by then.
-//! 4. A panic, in a handler or in the stream it answered with: INTERNAL, and a line in the log.
+//! 4. What the transport refused by itself, such as a message that is too long: told with a reason.
+//! 5. A panic, in a handler or in the stream it answered with: INTERNAL, and a line in the log.
 //!
 //! Liveness and reflection pass freely, whoever asks and however many others do.
 
@@ -32,7 +33,7 @@ use tracing::Instrument;
 
 use super::{
     auth::Authenticator,
-    status::{busy, crashed, deadline_exceeded},
+    status::{busy, crashed, deadline_exceeded, explained},
 };
 use crate::engine::Engine;
 
@@ -86,7 +87,11 @@ pub async fn pass(State(stack): State<Arc<Stack>>, mut request: Request, next: N
         None => Ok(call.await),
     };
     match answered {
-        Ok(Ok(response)) => response.map(|body| Body::new(Answer { body, span, over: false, _permit: permit })),
+        Ok(Ok(response)) => match explained(response.headers(), stack.engine.limits().message_max_bytes) {
+            Some(status) => status.into_http(),
+            None => response,
+        }
+        .map(|body| Body::new(Answer { body, span, over: false, _permit: permit })),
         Ok(Err(panic)) => {
             log_panic(&span, panic.as_ref());
             crashed().into_http()

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -70,6 +71,24 @@ pub fn crashed() -> Status {
 /// A handler was reached without anybody having been authenticated.
 pub fn unguarded() -> Status {
     Unauthenticated::Missing.into()
+}
+
+/// What the transport refused before a handler saw it, told with a reason; `None` where the headers of an answer tell of no
+/// refusal, or of one that has its reason.
+pub fn explained(headers: &HeaderMap, message_max: usize) -> Option<Status> {
+    let told = Status::from_header_map(headers).filter(|told| told.code() != Code::Ok && told.details().is_empty())?;
+    Some(match told.code() {
+        // The only bound that the transport keeps is that of a message.
+        Code::OutOfRange => status(
+            Code::ResourceExhausted,
+            "TOO_LARGE",
+            format!("a message exceeds the maximum of {message_max} bytes"),
+        ),
+        Code::Unimplemented => status(told.code(), "UNIMPLEMENTED", "there is no such call".to_owned()),
+        // A message that does not parse, or is compressed in a way unknown here.
+        Code::Internal => status(Code::InvalidArgument, "INVALID_ARGUMENT", "the message cannot be read".to_owned()),
+        code => status(code, "REFUSED", told.message().to_owned()),
+    })
 }
 
 fn status(code: Code, reason: &str, message: String) -> Status {

@@ -32,6 +32,20 @@ def test_a_published_job_comes_back_whole(grpc_client, channel):
     assert grpc_client.job(job.id) == job
 
 
+def test_a_message_over_the_limit_is_refused_with_a_reason(grpc_client, channel):
+    request = jobs_pb2.PublishJobRequest(spec=spec(channel, payload_json='{"a":"' + "x" * (17 << 20) + '"}'))
+    refusal = refusal_of(lambda: grpc_client.jobs.PublishJob(request))
+    assert (refusal.code(), reason_of(refusal)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE")
+    assert "16777216 bytes" in refusal.details()
+    assert listed(grpc_client, channel) == []
+
+
+def test_a_call_that_does_not_exist_is_refused_with_a_reason(grpc_client):
+    call = grpc_client.channel.unary_unary("/errand.v1.Jobs/Vanish", lambda message: message, lambda message: message)
+    refusal = refusal_of(lambda: call(b""))
+    assert (refusal.code(), reason_of(refusal)) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
+
+
 def test_ids_sort_by_creation(grpc_client, channel):
     ids = [grpc_client.publish(channel=channel).id for _ in range(5)]
     assert ids == sorted(ids)
