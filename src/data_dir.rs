@@ -106,6 +106,7 @@ fn lock(path: &Path, in_use: impl FnOnce() -> DataDirError) -> Result<File, Data
 
 /// Writes a key beside its place and links it there: the name appears with its whole contents or not at all, and a key that
 /// another process made meanwhile is never replaced. False where that happened.
+#[expect(clippy::disallowed_methods, reason = "a name that must differ between processes, before there are dice")]
 fn create_key(path: &Path) -> io::Result<bool> {
     let beside = path.with_extension(format!("key.{}", uuid::Uuid::new_v4().simple()));
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside)?;

@@ -197,6 +197,7 @@ pub(super) fn node_id(key: &'static str, given: &Option<Text>) -> Result<Arc<str
 }
 
 /// Random at its end: a container restarted under the same host name and process id is another node.
+#[expect(clippy::disallowed_methods, reason = "a name that must differ between processes, before there are dice")]
 fn default_node_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let host = host.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();

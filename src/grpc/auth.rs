@@ -139,6 +139,10 @@ impl Authenticator {
     fn verify(&self, token: &str) -> Result<Claims, Unauthenticated> {
         // An algorithm that does not exist here, `none` among them, does not parse as a header.
         let header = jsonwebtoken::decode_header(token).map_err(|_| Unauthenticated::Invalid)?;
+        if header.crit.is_some() {
+            // It asks for something that must be understood to be believed, and nothing of the kind is.
+            return Err(Unauthenticated::Invalid);
+        }
         let mut candidates = self.keys.iter().filter(|key| {
             key.algorithm == header.alg && (key.id.is_none() || header.kid.is_none() || key.id == header.kid)
         });
