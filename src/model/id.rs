@@ -19,6 +19,13 @@ impl JobId {
     pub fn from_slice(bytes: &[u8]) -> Option<JobId> {
         Uuid::from_slice(bytes).ok().map(JobId)
     }
+
+    /// The first and the last possible id that is spelt with this prefix; none where no id is.
+    pub fn range_with_prefix(prefix: &str) -> Option<(JobId, JobId)> {
+        let first = format!("{prefix:0<32}").parse().ok()?;
+        let last = format!("{prefix:f<32}").parse().ok()?;
+        Some((first, last))
+    }
 }
 
 impl fmt::Display for JobId {

@@ -4,6 +4,7 @@
 //! It decides nothing: what a job may become is settled in [`crate::model::lifecycle`] before a step gets here. No type
 //! of a database driver appears in this interface.
 
+mod codes;
 #[cfg(test)]
 mod contract;
 pub mod memory;

@@ -3,7 +3,7 @@
 use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 
 use super::{
-    row::{self, Fields, code},
+    row::{self, Fields},
     unavailable,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         Job, JobId, Status,
         log::{JobLog, LogKind},
     },
-    store::{ListQuery, OrderBy, Page, StoreError},
+    store::{ListQuery, OrderBy, Page, StoreError, codes::code},
 };
 
 pub(super) async fn list(readers: &SqlitePool, query: &ListQuery) -> Result<Page, StoreError> {
@@ -105,18 +105,11 @@ fn push_statuses(select: &mut QueryBuilder<Sqlite>, statuses: &[Status]) {
 fn push_search(select: &mut QueryBuilder<Sqlite>, search: &str) {
     let length = i64::try_from(search.chars().count()).unwrap_or(i64::MAX);
     select.push(" AND (substr(func, 1, ").push_bind(length).push(") = ").push_bind(search);
-    if let Some((first, last)) = ids_with_prefix(search) {
+    if let Some((first, last)) = JobId::range_with_prefix(search) {
         select.push(" OR id BETWEEN ").push_bind(first.as_bytes().as_slice());
         select.push(" AND ").push_bind(last.as_bytes().as_slice());
     }
     select.push(")");
-}
-
-/// The first and last possible id that is spelt with this prefix; none where no id is.
-fn ids_with_prefix(prefix: &str) -> Option<(JobId, JobId)> {
-    let first = format!("{prefix:0<32}").parse().ok()?;
-    let last = format!("{prefix:f<32}").parse().ok()?;
-    Some((first, last))
 }
 
 pub(super) async fn logs(

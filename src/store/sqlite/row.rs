@@ -5,64 +5,16 @@ use std::sync::Arc;
 use sqlx::{Decode, Row, Sqlite, Type, query_builder::Separated, sqlite::SqliteRow};
 
 use crate::{
-    model::{
-        EventKind, Expiry, Job, JobEvent, JobId, Status, Timestamp,
-        log::{JobLog, LogKind},
+    model::{Job, JobEvent, JobId, Timestamp, log::JobLog},
+    store::{
+        Ready, StoreError,
+        codes::{Coded, code, decoded, expiry_code, expiry_of, overrun_at},
     },
-    store::{Ready, StoreError},
 };
-
-/// A value in the schema's codes.
-pub(super) trait Coded: Sized + Copy + 'static {
-    /// All values there are, each with its code.
-    const CODES: &'static [(Self, i32)];
-}
-
-impl Coded for Status {
-    // The schema's partial indexes spell these out.
-    const CODES: &'static [(Status, i32)] = &[
-        (Status::Pending, 0),
-        (Status::Running, 1),
-        (Status::Completed, 2),
-        (Status::Failed, 3),
-        (Status::Canceled, 4),
-        (Status::Expired, 5),
-    ];
-}
-
-impl Coded for EventKind {
-    const CODES: &'static [(EventKind, i32)] = &[
-        (EventKind::Created, 0),
-        (EventKind::Queued, 1),
-        (EventKind::Scheduled, 2),
-        (EventKind::Claimed, 3),
-        (EventKind::Running, 4),
-        (EventKind::Completed, 5),
-        (EventKind::Failed, 6),
-        (EventKind::Retry, 7),
-        (EventKind::Canceled, 8),
-        (EventKind::Expired, 9),
-        (EventKind::Released, 10),
-    ];
-}
-
-impl Coded for LogKind {
-    const CODES: &'static [(LogKind, i32)] =
-        &[(LogKind::Debug, 0), (LogKind::Info, 1), (LogKind::Warn, 2), (LogKind::Error, 3)];
-}
-
-/// The code of a value; -1, which no row has, for one that the table of codes forgets.
-pub(super) fn code<T: Coded + PartialEq>(value: T) -> i32 {
-    T::CODES.iter().find(|(known, _)| *known == value).map_or(-1, |(_, code)| *code)
-}
 
 /// Binds a row's values, in the order of [`JOB_COLUMNS`].
 pub(super) fn push_job(row: &mut Separated<'_, Sqlite, &'static str>, job: &Job) {
-    let (expiry_kind, expiry_value) = match job.expiry {
-        Expiry::Default => (0, None),
-        Expiry::In(seconds) => (1, Some(i64::from(seconds))),
-        Expiry::At(at) => (2, Some(at.0)),
-    };
+    let (expiry_kind, expiry_value) = expiry_code(job.expiry);
     row.push_bind(job.id.as_bytes().as_slice())
         .push_bind(i64::from(job.version))
         .push_bind(job.channel.clone())
@@ -139,19 +91,10 @@ pub(super) const JOB_CHANGES: &str = "version = v.column3, status = v.column4, r
     stack_trace = v.column14, metadata = v.column15, result = v.column16, modified = v.column17, \
     started_at = v.column18, finished_at = v.column19, event_seq = v.column20";
 
-/// When an execution must be over; a broadcast job executes nothing itself.
-fn overrun_at(job: &Job) -> Option<i64> {
-    job.overrun_at().filter(|_| !job.broadcast).map(|at| at.0)
-}
-
 pub(super) fn job(row: &SqliteRow) -> Result<Job, StoreError> {
     let row = Fields::new("jobs", "id", row);
-    let expiry = match (row.get("expiry_kind")?, row.get::<Option<i64>>("expiry_value")?) {
-        (0, None) => Expiry::Default,
-        (1, Some(seconds)) => Expiry::In(u32::try_from(seconds).map_err(|_| row.corrupt("expiry_value"))?),
-        (2, Some(micros)) => Expiry::At(Timestamp(micros)),
-        _ => return Err(row.corrupt("expiry_kind")),
-    };
+    let expiry =
+        expiry_of(row.get("expiry_kind")?, row.get("expiry_value")?).ok_or_else(|| row.corrupt("expiry_kind"))?;
     let fingerprint = row.get::<&[u8]>("fingerprint")?.try_into().map_err(|_| row.corrupt("fingerprint"))?;
     Ok(Job {
         id: row.id("id")?,
@@ -311,9 +254,7 @@ impl<'r> Fields<'r> {
     }
 
     pub(super) fn coded<T: Coded>(&self, column: &'static str) -> Result<T, StoreError> {
-        let code = self.get::<i32>(column)?;
-        let known = T::CODES.iter().find(|(_, known)| *known == code);
-        known.map(|(value, _)| *value).ok_or_else(|| self.corrupt(column))
+        decoded(self.get(column)?).ok_or_else(|| self.corrupt(column))
     }
 
     fn corrupt(&self, column: &str) -> StoreError {
