@@ -1,8 +1,11 @@
 """The processes under test: `errand serve`, and `errand-gateway` before it."""
 
+import glob
+import itertools
 import os
 import pathlib
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -43,6 +46,13 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def shifted_clock(seconds):
+    """The environment in which a program's wall clock is that far ahead, and its other clocks run as they do."""
+    found = sorted(glob.glob("/usr/lib/*/faketime/libfaketime.so.1"))
+    assert found, "libfaketime is missing: install faketime"
+    return {"LD_PRELOAD": found[0], "FAKETIME": f"{seconds:+d}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 class Process:
@@ -101,6 +111,8 @@ class Service:
         self.data_dir = self.folder / "data"
         self.log = self.folder / "stderr.log"
         self.switches = switches
+        # Seconds by which its wall clock is ahead.
+        self.clock_ahead = 0
         self.process = None
         self.clients = []
         self.tokens = {}
@@ -112,6 +124,9 @@ class Service:
 
     def launch(self, *arguments, env=None):
         """Starts the program with just these arguments and waits until it is ready."""
+        env = env or clean_environment()
+        if self.clock_ahead:
+            env = {**env, **shifted_clock(self.clock_ahead)}
         self.process = Process([ERRAND, *arguments], self.log, cwd=self.folder, env=env)
         end = time.monotonic() + 30
         while True:
@@ -142,10 +157,16 @@ class Service:
             client.close()
         self.clients.clear()
 
+    def _key(self):
+        """Where `errand token` finds the key that this service believes."""
+        if "--auth-secret-file" in self.switches:
+            return ("--auth-secret-file", self.switches[self.switches.index("--auth-secret-file") + 1])
+        return ("--data-dir", str(self.data_dir))
+
     def token(self, subject, *permissions, channels=(), expires_in=None):
         key = (subject, permissions, tuple(channels), expires_in)
         if key not in self.tokens:
-            command = ["token", "--data-dir", str(self.data_dir), "--subject", subject]
+            command = ["token", *self._key(), "--subject", subject]
             for permission in permissions:
                 command += ["--permission", permission]
             for channel in channels:
@@ -164,6 +185,71 @@ class Service:
         client = Grpc(self.grpc_address, token or self.token(subject, *(permissions or ("manage_jobs",))))
         self.clients.append(client)
         return client
+
+
+class Fleet:
+    """Several nodes on one database and one Redis. Whoever asks for an address gets the next node's in turn."""
+
+    def __init__(self, folder, switches, nodes=3, clocks=()):
+        self.folder = pathlib.Path(folder)
+        secret = self.folder / "secret"
+        secret.write_text(secrets.token_hex(32))
+        shared = (*switches, "--auth-secret-file", str(secret))
+        self.nodes = []
+        for number in range(nodes):
+            home = self.folder / f"node-{number}"
+            home.mkdir()
+            self.nodes.append(Service(home, *shared))
+        for node, ahead in zip(self.nodes, clocks):
+            node.clock_ahead = ahead
+        self.turn = itertools.cycle(self.nodes)
+        self.data_dir = self.folder
+
+    def start(self):
+        starts = [threading.Thread(target=node.start) for node in self.nodes]
+        for start in starts:
+            start.start()
+        for start in starts:
+            start.join()
+        assert all(node.process and node.process.alive() for node in self.nodes), self.tail()
+        return self
+
+    def stop(self):
+        for node in self.nodes:
+            node.process.terminate()
+        return [node.stop() for node in self.nodes]
+
+    @property
+    def http(self):
+        return next(self.turn).http
+
+    @property
+    def grpc_address(self):
+        return next(self.turn).grpc_address
+
+    @property
+    def process(self):
+        return self
+
+    def alive(self):
+        return any(node.process and node.process.alive() for node in self.nodes)
+
+    def kill(self):
+        for node in self.nodes:
+            if node.process and node.process.alive():
+                node.kill()
+
+    def tail(self):
+        return "\n".join(node.process.tail() for node in self.nodes if node.process)
+
+    def token(self, *arguments, **options):
+        return self.nodes[0].token(*arguments, **options)
+
+    def rest(self, subject="operator", *permissions):
+        return next(self.turn).rest(subject, *permissions)
+
+    def grpc(self, subject="operator", *permissions, token=None):
+        return next(self.turn).grpc(subject, *permissions, token=token)
 
 
 class Gateway:

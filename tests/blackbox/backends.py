@@ -1,0 +1,172 @@
+"""Postgres and Redis for the tests: one of each for the whole run, and more of them for tests that break them."""
+
+import importlib.machinery
+import importlib.util
+import itertools
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+
+from wire import REPOSITORY
+
+
+def _load_starter():
+    """The script that starts both for the unit tests knows how; it has no ending that Python imports by itself."""
+    loader = importlib.machinery.SourceFileLoader("with_servers", str(REPOSITORY / "scripts" / "with-servers"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("with_servers", loader))
+    loader.exec_module(module)
+    return module
+
+
+starter = _load_starter()
+REDIS_DATABASES = 64
+_redis_database = itertools.count(1)
+
+
+class Backend:
+    """A server in a folder and on a port of its own; it can be stopped, killed, frozen and started again."""
+
+    def __init__(self):
+        self.parent = tempfile.mkdtemp(prefix="errand-backend-")
+        os.chmod(self.parent, 0o755)
+        self.user = starter.unprivileged()
+        self.port = starter.free_port()
+        self.server = None
+
+    def start(self):
+        self.server = starter.Server(self.name, self.command(), f"{self.parent}/log", self.stop_signal, self.user)
+        assert self.server.answers(self.answers), self.server.tail()
+        return self
+
+    def stop(self):
+        self.server.stop()
+
+    def kill(self):
+        os.killpg(self.server.child.pid, signal.SIGKILL)
+        self.server.child.wait(20)
+
+    def freeze(self):
+        """Every process of it stands still, with its sockets open."""
+        os.killpg(self.server.child.pid, signal.SIGSTOP)
+        for pid in self.children():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self):
+        for pid in self.children():
+            os.kill(pid, signal.SIGCONT)
+        os.killpg(self.server.child.pid, signal.SIGCONT)
+
+    def children(self):
+        listed = pathlib.Path(f"/proc/{self.server.child.pid}/task/{self.server.child.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
+
+    def remove(self):
+        if self.server and self.server.child.poll() is None:
+            self.thaw()
+            self.server.stop()
+        shutil.rmtree(self.parent, ignore_errors=True)
+
+
+class Postgres(Backend):
+    name = "postgres"
+    # Fast shutdown: sessions that are left are ended, nothing is lost.
+    stop_signal = signal.SIGINT
+
+    def __init__(self):
+        super().__init__()
+        self.folder = starter.private_folder(self.parent, "postgres", self.user)
+        initdb = [starter.program("initdb"), "-D", self.folder / "data", "-U", "errand", "-A", "trust", "-E", "UTF8",
+                  "--no-locale", "--no-sync"]
+        subprocess.run(initdb, cwd=self.folder, check=True, capture_output=True, stdin=subprocess.DEVNULL, **self.user)
+
+    def command(self):
+        settings = {**starter.POSTGRES_SETTINGS, "unix_socket_directories": self.folder, "port": self.port}
+        return [starter.program("postgres"), "-D", self.folder / "data",
+                *(f"--{key}={value}" for key, value in settings.items())]
+
+    def answers(self):
+        probe = [starter.program("pg_isready"), "-q", "-h", self.folder, "-U", "errand", "-d", "postgres", "-p"]
+        return subprocess.run([*probe, str(self.port)]).returncode == 0
+
+    def run(self, statement, database="postgres"):
+        """Runs SQL and answers its rows as text."""
+        command = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(self.port),
+                   "-U", "errand", "-d", database, "-c", statement]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def database(self):
+        """The URL of a new, empty database."""
+        name = f"errand_{uuid.uuid4().hex[:12]}"
+        self.run(f'CREATE DATABASE "{name}"')
+        return f"postgres://errand@127.0.0.1:{self.port}/{name}"
+
+
+class Redis(Backend):
+    name = "redis-server"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self):
+        super().__init__()
+        self.folder = starter.private_folder(self.parent, "redis", self.user)
+
+    def command(self):
+        settings = {**starter.REDIS_SETTINGS, "dir": self.folder, "port": self.port, "databases": REDIS_DATABASES}
+        command = [starter.program("redis-server")]
+        for key, value in settings.items():
+            command += [f"--{key}", str(value)]
+        return command
+
+    def answers(self):
+        return starter.redis_answers(self.port)
+
+    def send(self, *words):
+        """One command, for the tests that break things; answers the first line."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            encoded = [f"${len(word)}\r\n{word}\r\n" for word in words]
+            connection.sendall(f"*{len(words)}\r\n{''.join(encoded)}".encode())
+            return connection.makefile().readline().strip()
+
+    def count_commands(self):
+        """How many it has answered so far."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(b"INFO stats\r\n")
+            for line in connection.makefile():
+                if line.startswith("total_commands_processed:"):
+                    return int(line.split(":")[1])
+        raise AssertionError("redis does not count its commands")
+
+    def url(self, database=0):
+        return f"redis://127.0.0.1:{self.port}/{database}"
+
+    def fresh(self):
+        """The URL of an empty database of it."""
+        database = next(_redis_database) % REDIS_DATABASES
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(f"SELECT {database}\r\nFLUSHDB\r\n".encode())
+            answers = connection.makefile()
+            assert [answers.readline().strip() for _ in range(2)] == ["+OK", "+OK"]
+        return self.url(database)
+
+
+class Backends:
+    """Both, for tests that want a database and leave the servers alone."""
+
+    def __init__(self):
+        self.postgres = Postgres().start()
+        self.redis = Redis().start()
+
+    def switches(self):
+        """For one node, or for several that share everything."""
+        return ("--database-url", self.postgres.database(), "--redis-url", self.redis.fresh())
+
+    def remove(self):
+        self.redis.remove()
+        self.postgres.remove()
+
