@@ -49,6 +49,9 @@ struct Feeder {
 impl Feeder {
     async fn turn(&mut self) -> Result<(), StoreError> {
         let now = self.shared.now();
+        if self.shared.queue.has_forgotten() {
+            self.swept = None;
+        }
         if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP && self.shared.membership.leads()) {
             let channels = self.shared.store.pending_channels().await?;
             self.shared.queue.suspect(&channels).await;

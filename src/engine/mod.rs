@@ -250,7 +250,7 @@ impl Hearing {
             let job = &step.job;
             match step.hint {
                 Hint::None => {}
-                Hint::Forget => forget.push(job.id),
+                Hint::Forget => forget.push(ready_of(job)),
                 Hint::Offer if job.broadcast => self.alarms.broadcast.set(job.ready_at),
                 Hint::Offer if job.ready_at > now => self.alarms.ready.set(job.ready_at),
                 Hint::Offer => offers.push(offer_of(job)),
@@ -279,10 +279,13 @@ impl Hearing {
     }
 }
 
+fn ready_of(job: &Job) -> Ready {
+    Ready { id: job.id, channel: job.channel.clone(), priority: job.priority, ready_at: job.ready_at }
+}
+
 fn offer_of(job: &Arc<Job>) -> Offer {
-    let ready = Ready { id: job.id, channel: job.channel.clone(), priority: job.priority, ready_at: job.ready_at };
     let small = job.payload.len() + job.metadata.len() <= AT_HAND_MAX;
-    Offer { ready, job: small.then(|| job.clone()) }
+    Offer { ready: ready_of(job), job: small.then(|| job.clone()) }
 }
 
 /// Keeps [`Engine::health`] true to the store.

@@ -12,6 +12,7 @@ use super::{
     messages::{Hello, Presence, Reply},
     publish::{Overrides, Published},
     reading::JobView,
+    ready_of,
     session::{self, Attachment},
     transition::{Cancellation, Retried},
 };
@@ -121,7 +122,7 @@ impl OnBehalf {
                 return Err(EngineError::Refused("Cannot delete job in running state".to_owned()));
             }
             if self.shared.store.delete(id, job.version).await? {
-                self.shared.queue.forget(&[id]).await;
+                self.shared.queue.forget(&[ready_of(&job)]).await;
                 return Ok(());
             }
             job = self.shared.load(id).await?.ok_or(JOB_NOT_FOUND)?;

@@ -4,10 +4,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{EngineError, Shared, messages::InterruptReason};
+use super::{EngineError, Shared, messages::InterruptReason, offer_of};
 use crate::{
     fleet::Order,
-    model::{Input, JobId, Lease, Refusal, step},
+    model::{Input, Job, JobId, Lease, Refusal, Status, step},
     queue::Lapsed,
     store::Outcome,
 };
@@ -50,11 +50,18 @@ async fn reap(shared: &Arc<Shared>, lapsed: Vec<Lapsed>) {
     let now = shared.now();
     let mut steps = Vec::new();
     let mut lost = Vec::new();
+    let mut unclaimed = Vec::new();
     for (lapsed, job) in lapsed.iter().zip(jobs) {
         let Some(job) = job else { continue };
         let attempt = lapsed.lease.attempt;
         let input = if lapsed.accepted { Input::LoseLease { attempt } } else { Input::Release { attempt } };
-        let Ok(step) = step(&job, input.clone(), now, shared.dice.roll()) else { continue };
+        let Ok(step) = step(&job, input.clone(), now, shared.dice.roll()) else {
+            // Taken from its window, and its taker died before the claim was stored.
+            if job.status == Status::Pending && job.ready_at <= now && !job.broadcast {
+                unclaimed.push(offer_of(&Arc::new(job)));
+            }
+            continue;
+        };
         if let Some(runner_id) = &job.runner_id {
             // Told before the job is to be had again, so that its session stands back.
             tracing::info!(job = %job.id, attempt, runner = %runner_id, "a lease lapsed");
@@ -63,6 +70,7 @@ async fn reap(shared: &Arc<Shared>, lapsed: Vec<Lapsed>) {
         steps.push(step);
         lost.push((lapsed.lease, input));
     }
+    shared.queue.offer(unclaimed).await;
     let Ok(outcomes) = shared.committer.apply_each(steps).await else { return };
     for ((lease, input), outcome) in lost.into_iter().zip(outcomes) {
         if outcome == Outcome::Stale {
@@ -72,8 +80,8 @@ async fn reap(shared: &Arc<Shared>, lapsed: Vec<Lapsed>) {
     }
 }
 
-/// Running jobs without a lease: the service was restarted, or a write's answer was lost. Each gets a grace period of
-/// `lease_ttl`, so that a runner which comes back can name it.
+/// Running jobs without a lease: the service was restarted, the queue lost its memory, or a write's answer was lost. Each
+/// gets a grace period of `lease_ttl`, so that a runner which comes back can name it.
 struct Orphans {
     shared: Arc<Shared>,
     since: HashMap<Lease, Instant>,
@@ -86,11 +94,13 @@ impl Orphans {
         let mut after = None;
         loop {
             let page = self.shared.store.running(after, ORPHAN_PAGE).await?;
-            for job in &page {
-                let lease = job.lease();
-                if self.shared.queue.holder(lease).await.is_some() {
-                    continue;
-                }
+            let leases: Vec<Lease> = page.iter().map(Job::lease).collect();
+            let Ok(holders) = self.shared.queue.holders(&leases).await else {
+                // Nobody can renew a lease meanwhile, so no time counts.
+                self.since.clear();
+                return Ok(());
+            };
+            for (lease, _) in leases.into_iter().zip(holders).filter(|(_, holder)| holder.is_none()) {
                 let since = self.since.get(&lease).copied().unwrap_or_else(Instant::now);
                 found.insert(lease, since);
                 if since.elapsed() >= grace {

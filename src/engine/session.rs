@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     fleet::Order,
-    model::{Input, Job, JobId, Lease, log::JobLog},
+    model::{Input, Job, JobId, Lease, Status, log::JobLog},
     queue::Waiter,
 };
 
@@ -196,12 +196,38 @@ impl Session {
     }
 
     async fn heartbeat(&mut self, leases: &[Lease]) {
-        let ttl = self.shared.settings.timings.lease_ttl;
-        self.shared.queue.renew(leases, &self.id, ttl).await;
         // One that it names and does not hold was taken from it, perhaps while it could not hear so.
-        for lease in leases.iter().filter(|lease| !self.holds(**lease)) {
-            let _ = self.outbox.try_send(ToRunner::Interrupt { lease: *lease, reason: InterruptReason::LeaseLost });
+        let (own, mut lost): (Vec<Lease>, Vec<Lease>) = leases.iter().partition(|lease| self.holds(**lease));
+        if !own.is_empty() {
+            let doubtful = self.shared.queue.renew(&own, &self.id, self.shared.settings.timings.lease_ttl).await;
+            lost.extend(self.taken_away(doubtful).await);
         }
+        for lease in lost {
+            if self.holds(lease) {
+                self.held.remove(&lease.job_id);
+            }
+            let _ = self.outbox.try_send(ToRunner::Interrupt { lease, reason: InterruptReason::LeaseLost });
+        }
+    }
+
+    /// Those of these leases whose execution is over, or another runner's. One that cannot be looked up may be good.
+    async fn taken_away(&self, leases: Vec<Lease>) -> Vec<Lease> {
+        if leases.is_empty() {
+            return leases;
+        }
+        let ids: Vec<JobId> = leases.iter().map(|lease| lease.job_id).collect();
+        let Ok(jobs) = self.shared.store.load(&ids).await else { return Vec::new() };
+        let is_good = |job: &Job, lease: &Lease| job.status == Status::Running && self.is_mine(job, *lease);
+        let looked_up = leases.into_iter().zip(jobs);
+        looked_up
+            .filter(|(lease, job)| !job.as_ref().is_some_and(|job| is_good(job, lease)))
+            .map(|(lease, _)| lease)
+            .collect()
+    }
+
+    /// Whether the store has this attempt down as this runner's.
+    fn is_mine(&self, job: &Job, lease: Lease) -> bool {
+        job.attempt == lease.attempt && job.runner_id.as_deref() == Some(&*self.place.runner_id)
     }
 
     fn log_lines(&self, lease: Lease, lines: Vec<Line>) -> Vec<JobLog> {

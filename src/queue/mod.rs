@@ -2,7 +2,8 @@
 //!
 //! For each channel it holds a bounded window over the front of the store's line of ready jobs, and it times the leases
 //! of running ones. A hint may be stale, doubled or missing: the state machine refuses stale ones, and the feeder brings
-//! back missing ones from the store.
+//! back missing ones from the store. A queue that cannot be reached answers as an empty one would, except where a caller
+//! must know: nothing is claimed without a lease, and nothing is taken back because nobody could be asked.
 
 #[cfg(test)]
 mod contract;
@@ -13,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use crate::model::{Job, JobId, Lease, job::Ready};
+use crate::model::{Job, Lease, job::Ready};
 
 /// A job that may be taken.
 #[derive(Debug, Clone)]
@@ -39,9 +40,15 @@ pub struct Lapsed {
     pub accepted: bool,
 }
 
+/// Nobody could be asked. What a caller does then must be safe whatever the answer would have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the queue cannot be reached")]
+pub struct Unreachable;
+
 #[async_trait]
 pub trait Queue: Send + Sync {
     /// Lines jobs up. Those that find no room, or that sort behind jobs which wait in the store, are left to a refill.
+    /// Later calls may overtake this one.
     async fn offer(&self, offers: Vec<Offer>);
 
     /// Takes up to `max` jobs of these channels, the longest waiting first among channels. Where there are fewer, the
@@ -52,36 +59,49 @@ pub trait Queue: Send + Sync {
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter);
 
     /// Removes jobs from their windows.
-    async fn forget(&self, ids: &[JobId]);
+    async fn forget(&self, jobs: &[Ready]);
 
     /// Says that the store may hold ready jobs of these channels that are in no window.
     async fn suspect(&self, channels: &[Arc<str>]);
 
-    /// Notified when [`Queue::hungry`] may have something to say.
+    /// Notified when [`Queue::hungry`] or [`Queue::has_forgotten`] may have something to say.
     fn hunger(&self) -> Arc<Notify>;
 
-    /// Channels whose window ran low while the store may hold more. Each must be answered by [`Queue::refill`].
+    /// Whether what the windows held, or offers for them, may have been lost since this was last asked: every channel
+    /// that has jobs should be suspected then.
+    fn has_forgotten(&self) -> bool;
+
+    /// Channels whose window ran low while the store may hold more. Each must be answered by [`Queue::refill`], and
+    /// until then nobody else is told of it.
     async fn hungry(&self) -> Vec<Arc<str>>;
 
     /// The front of the store's line. `complete`: it holds every ready job there is.
     async fn refill(&self, channel: &Arc<str>, offers: Vec<Offer>, complete: bool);
 
-    /// Gives leases to a holder for `ttl`, not accepted yet.
-    async fn hold(&self, leases: &[Lease], holder: &Arc<str>, ttl: Duration);
+    /// Gives leases that nobody holds to a holder for `ttl`, not accepted yet. Answers which ones; who was given none
+    /// must not claim its job, for another is about to.
+    async fn hold(&self, leases: &[Lease], holder: &Arc<str>, ttl: Duration) -> Result<Vec<Lease>, Unreachable>;
 
-    /// Accepts or renews those of these leases that are the holder's.
-    async fn renew(&self, leases: &[Lease], holder: &Arc<str>, ttl: Duration);
+    /// Accepts or renews those of these leases that are the holder's. One that nobody holds becomes the holder's: it was
+    /// lost with a queue's memory, or has lapsed and may have been reaped. One that another holds is left alone. Answers
+    /// the leases of both kinds; whether they are still good, only the store knows.
+    async fn renew(&self, leases: &[Lease], holder: &Arc<str>, ttl: Duration) -> Vec<Lease>;
 
     /// The holder's stream has closed: all its leases lapse within `window`.
     async fn shorten(&self, holder: &Arc<str>, window: Duration);
 
+    /// These attempts are over, whoever holds their leases.
     async fn release(&self, leases: &[Lease]);
 
-    async fn holder(&self, lease: Lease) -> Option<Arc<str>>;
+    /// Who holds each of these leases.
+    async fn holders(&self, leases: &[Lease]) -> Result<Vec<Option<Arc<str>>>, Unreachable>;
 
     /// What a holder holds.
     async fn held_by(&self, holder: &Arc<str>) -> Vec<Lease>;
 
-    /// Takes away up to `limit` leases whose time is over.
+    /// Takes away up to `limit` leases whose time is over; each is told to one caller. May be asked at any rate.
     async fn lapsed(&self, limit: usize) -> Vec<Lapsed>;
+
+    /// Whether it can be reached.
+    fn is_well(&self) -> bool;
 }

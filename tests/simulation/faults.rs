@@ -14,7 +14,7 @@ use errand::{
         job::Ready,
         log::{JobLog, LogKind},
     },
-    queue::{Lapsed, Offer, Queue, Waiter, memory::MemoryQueue},
+    queue::{Lapsed, Offer, Queue, Unreachable, Waiter, memory::MemoryQueue},
     store::{Agenda, Due, ListQuery, Outcome, Page, Store, StoreError, Tally, memory::MemoryStore},
 };
 use tokio::sync::Notify;
@@ -168,8 +168,8 @@ impl Queue for FaultyQueue {
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter) {
         self.inner.leave(channels, waiter).await;
     }
-    async fn forget(&self, ids: &[JobId]) {
-        self.inner.forget(ids).await;
+    async fn forget(&self, jobs: &[Ready]) {
+        self.inner.forget(jobs).await;
     }
     async fn suspect(&self, channels: &[Arc<str>]) {
         self.inner.suspect(channels).await;
@@ -177,17 +177,31 @@ impl Queue for FaultyQueue {
     fn hunger(&self) -> Arc<Notify> {
         self.inner.hunger()
     }
+    fn has_forgotten(&self) -> bool {
+        self.inner.has_forgotten()
+    }
     async fn hungry(&self) -> Vec<Arc<str>> {
         self.inner.hungry().await
     }
     async fn refill(&self, channel: &Arc<str>, offers: Vec<Offer>, complete: bool) {
         self.inner.refill(channel, offers, complete).await;
     }
-    async fn hold(&self, leases: &[Lease], holder: &Arc<str>, ttl: Duration) {
-        self.inner.hold(leases, holder, ttl).await;
+    async fn hold(
+        &self,
+        leases: &[Lease],
+        holder: &Arc<str>,
+        ttl: Duration,
+    ) -> std::result::Result<Vec<Lease>, Unreachable> {
+        if self.chance.strikes(32) {
+            return Err(Unreachable);
+        }
+        self.inner.hold(leases, holder, ttl).await
     }
-    async fn renew(&self, leases: &[Lease], holder: &Arc<str>, ttl: Duration) {
-        self.inner.renew(leases, holder, ttl).await;
+    async fn renew(&self, leases: &[Lease], holder: &Arc<str>, ttl: Duration) -> Vec<Lease> {
+        if self.chance.strikes(32) {
+            return Vec::new();
+        }
+        self.inner.renew(leases, holder, ttl).await
     }
     async fn shorten(&self, holder: &Arc<str>, window: Duration) {
         self.inner.shorten(holder, window).await;
@@ -195,13 +209,19 @@ impl Queue for FaultyQueue {
     async fn release(&self, leases: &[Lease]) {
         self.inner.release(leases).await;
     }
-    async fn holder(&self, lease: Lease) -> Option<Arc<str>> {
-        self.inner.holder(lease).await
+    async fn holders(&self, leases: &[Lease]) -> std::result::Result<Vec<Option<Arc<str>>>, Unreachable> {
+        if self.chance.strikes(32) {
+            return Err(Unreachable);
+        }
+        self.inner.holders(leases).await
     }
     async fn held_by(&self, holder: &Arc<str>) -> Vec<Lease> {
         self.inner.held_by(holder).await
     }
     async fn lapsed(&self, limit: usize) -> Vec<Lapsed> {
         self.inner.lapsed(limit).await
+    }
+    fn is_well(&self) -> bool {
+        self.inner.is_well()
     }
 }

@@ -99,19 +99,16 @@ impl Session {
         wanted.extend(held.iter().filter(|lease| !named.contains(lease)));
         let ids: Vec<JobId> = wanted.iter().map(|lease| lease.job_id).collect();
         let Ok(jobs) = self.shared.store.load(&ids).await else { return Going::Over };
-        for (lease, job) in wanted.into_iter().zip(jobs) {
-            let holder = self.shared.queue.holder(lease).await;
+        // Where nobody can be asked, the store's word counts.
+        let holders = self.shared.queue.holders(&wanted).await.unwrap_or_else(|_| vec![None; wanted.len()]);
+        let mut resumed = Vec::new();
+        for ((lease, job), holder) in wanted.into_iter().zip(jobs).zip(holders) {
             let mine = holder.is_none_or(|holder| holder == self.id);
-            let job = job.filter(|job| {
-                mine && job.status == Status::Running
-                    && job.attempt == lease.attempt
-                    && job.runner_id.as_deref() == Some(&*self.place.runner_id)
-            });
+            let job = job.filter(|job| mine && job.status == Status::Running && self.is_mine(job, lease));
             match job {
                 Some(job) => {
                     if named.contains(&lease) {
-                        self.shared.queue.hold(&[lease], &self.id, timings.lease_ttl).await;
-                        self.shared.queue.renew(&[lease], &self.id, timings.lease_ttl).await;
+                        resumed.push(lease);
                     }
                     if job.cancel_requested {
                         interrupted.push(lease);
@@ -121,6 +118,9 @@ impl Session {
                 None if named.contains(&lease) => lost.push(lease),
                 None => {}
             }
+        }
+        if !resumed.is_empty() {
+            self.shared.queue.renew(&resumed, &self.id, timings.lease_ttl).await;
         }
         let welcome =
             Welcome { session_id: self.id.to_string(), node_id: self.shared.settings.node_id.clone(), timings, lost };

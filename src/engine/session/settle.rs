@@ -1,6 +1,9 @@
 //! One commit a turn: the results that came in, and the claims that they made room for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{ASSIGNMENT_BYTES, CLAIM_MAX, Going, Session};
 use crate::{
@@ -76,8 +79,7 @@ impl Session {
     /// A job as the store has it, if this attempt of it is this runner's.
     async fn reload(&self, lease: Lease) -> Option<Arc<Job>> {
         let job = self.shared.load(lease.job_id).await.ok().flatten()?;
-        (job.attempt == lease.attempt && job.runner_id.as_deref() == Some(&*self.place.runner_id))
-            .then(|| Arc::new(job))
+        self.is_mine(&job, lease).then(|| Arc::new(job))
     }
 
     async fn claim_steps(&self, room: usize) -> Vec<Step> {
@@ -109,9 +111,28 @@ impl Session {
                 Err(_) => {}
             }
         }
-        let leases: Vec<Lease> = steps.iter().map(|step| step.job.lease()).collect();
-        self.shared.queue.hold(&leases, &self.id, self.shared.settings.timings.accept_timeout).await;
-        steps
+        self.leased(steps).await
+    }
+
+    /// The claims whose leases could be held: none is stored without one. The others are somebody else's to store, or
+    /// stay in the store for a refill.
+    async fn leased(&self, claims: Vec<Step>) -> Vec<Step> {
+        if claims.is_empty() {
+            return claims;
+        }
+        let leases: Vec<Lease> = claims.iter().map(|claim| claim.job.lease()).collect();
+        let ttl = self.shared.settings.timings.accept_timeout;
+        match self.shared.queue.hold(&leases, &self.id, ttl).await {
+            Ok(held) if held.len() == leases.len() => claims,
+            Ok(held) => {
+                let held: HashSet<Lease> = held.into_iter().collect();
+                claims.into_iter().filter(|claim| held.contains(&claim.job.lease())).collect()
+            }
+            Err(_) => {
+                self.shared.queue.suspect(&self.channels).await;
+                Vec::new()
+            }
+        }
     }
 
     /// The jobs behind offers; those that were too large to keep are read from the store.
@@ -131,6 +152,7 @@ impl Session {
         let mut outcomes = outcomes.iter();
         let mut receipts = Vec::with_capacity(ended.len());
         let (mut processed, mut failed) = (0, 0);
+        let mut over = Vec::new();
         for Ended { lease, input, step } in ended {
             let mut accepted = false;
             if step.is_some() {
@@ -151,11 +173,14 @@ impl Session {
                 self.held.remove(&lease.job_id);
             }
             if accepted {
-                self.shared.queue.release(&[lease]).await;
+                over.push(lease);
                 processed += u64::from(!matches!(input, Input::Release { .. }));
                 failed += u64::from(matches!(input, Input::Fail { .. }));
             }
             receipts.push(Receipt { lease, accepted });
+        }
+        if !over.is_empty() {
+            self.shared.queue.release(&over).await;
         }
         self.shared.registry.update(&self.place, |presence| {
             presence.jobs_processed += processed;
@@ -167,21 +192,31 @@ impl Session {
     /// The claims that were stored. One that was not had a stale hint: if its job is still to be had, it is offered anew.
     async fn assigned(&mut self, claims: Vec<Step>, outcomes: &[Outcome]) -> Vec<Arc<Job>> {
         let mut assigned = Vec::with_capacity(claims.len());
+        let mut stale = Vec::new();
         for (claim, outcome) in claims.into_iter().zip(outcomes) {
             if *outcome == Outcome::Applied {
                 self.held.insert(claim.job.id, claim.job.clone());
                 assigned.push(claim.job);
                 continue;
             }
-            self.shared.queue.release(&[claim.job.lease()]).await;
-            if let Ok(Some(job)) = self.shared.load(claim.job.id).await
-                && job.status == Status::Pending
-                && job.ready_at <= self.shared.now()
-            {
-                self.shared.queue.offer(vec![offer_of(&Arc::new(job))]).await;
-            }
+            stale.push(claim.job.lease());
+        }
+        if !stale.is_empty() {
+            self.give_back(stale).await;
         }
         assigned
+    }
+
+    /// Gives up leases whose claims were not stored, and lines up those of their jobs that can still be taken.
+    async fn give_back(&self, leases: Vec<Lease>) {
+        self.shared.queue.release(&leases).await;
+        let ids: Vec<JobId> = leases.iter().map(|lease| lease.job_id).collect();
+        let Ok(jobs) = self.shared.store.load(&ids).await else { return };
+        let now = self.shared.now();
+        let pending = |job: &Job| job.status == Status::Pending && job.ready_at <= now;
+        let offers: Vec<Offer> =
+            jobs.into_iter().flatten().filter(pending).map(|job| offer_of(&Arc::new(job))).collect();
+        self.shared.queue.offer(offers).await;
     }
 
     async fn assign(&self, jobs: Vec<Arc<Job>>) -> Going {

@@ -1,0 +1,140 @@
+//! What every queue must keep, whatever is behind it. Each case gets a fresh queue whose windows hold four jobs.
+
+mod leases;
+mod waiters;
+mod windows;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::{Offer, Queue, Waiter, memory::MemoryQueue};
+use crate::model::{JobId, Timestamp, job::Ready};
+
+/// Jobs that the window of a channel holds in these tests.
+pub const WINDOW_MAX: usize = 4;
+/// How long a test waits for what should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A queue, and how a test reaches behind it.
+pub struct Bench {
+    pub queue: Arc<dyn Queue>,
+    pub backstage: Box<dyn Backstage>,
+}
+
+#[async_trait]
+pub trait Backstage: Send + Sync {
+    /// Leases see this much time pass, and the next look for lapsed ones is not put off.
+    async fn pass(&self, time: Duration);
+
+    /// Waits until everything that was handed in has arrived.
+    async fn settle(&self);
+}
+
+impl Bench {
+    pub async fn offer(&self, offers: Vec<Offer>) {
+        self.queue.offer(offers).await;
+        self.backstage.settle().await;
+    }
+
+    pub async fn suspect(&self, name: &str) {
+        self.queue.suspect(&[channel(name)]).await;
+        self.backstage.settle().await;
+    }
+
+    /// The numbers of the jobs taken, in order.
+    pub async fn take(&self, names: &[&str], max: usize, waiter: &Waiter) -> Vec<u128> {
+        let channels: Vec<Arc<str>> = names.iter().map(|name| channel(name)).collect();
+        let offers = self.queue.take(&channels, max, waiter).await;
+        offers.iter().map(|offer| offer.ready.id.0.as_u128()).collect()
+    }
+
+    /// What somebody takes who was not there before.
+    pub async fn all_of(&self, name: &str) -> Vec<u128> {
+        self.take(&[name], 1_000, &waiter(999)).await
+    }
+}
+
+pub fn channel(name: &str) -> Arc<str> {
+    name.into()
+}
+
+pub fn id(number: u128) -> JobId {
+    JobId(uuid::Uuid::from_u128(number))
+}
+
+pub fn offer(number: u128, name: &str, priority: i32, ready_at: i64) -> Offer {
+    Offer {
+        ready: Ready { id: id(number), channel: channel(name), priority, ready_at: Timestamp(ready_at) },
+        job: None,
+    }
+}
+
+pub fn waiter(number: u64) -> Waiter {
+    Waiter { number, notify: Arc::new(Notify::new()) }
+}
+
+/// Waits for it.
+pub async fn is_woken(waiter: &Waiter) -> bool {
+    tokio::time::timeout(PATIENCE, waiter.notify.notified()).await.is_ok()
+}
+
+/// Whether it has not been woken so far.
+pub fn still_waits(waiter: &Waiter) -> bool {
+    use futures::FutureExt;
+    waiter.notify.notified().now_or_never().is_none()
+}
+
+struct Memory;
+
+#[async_trait]
+impl Backstage for Memory {
+    async fn pass(&self, time: Duration) {
+        tokio::time::advance(time).await;
+    }
+
+    async fn settle(&self) {}
+}
+
+fn memory() -> Bench {
+    Bench { queue: Arc::new(MemoryQueue::new(WINDOW_MAX)), backstage: Box::new(Memory) }
+}
+
+/// Runs each case on a fresh queue of each kind.
+macro_rules! on_every_queue {
+    ($($group:ident::$case:ident),* $(,)?) => {
+        mod in_memory {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $case() {
+                    super::$group::$case(&super::memory()).await;
+                }
+            )*
+        }
+    };
+}
+
+on_every_queue!(
+    windows::jobs_are_taken_by_priority_then_time_then_age,
+    windows::among_channels_the_longest_waiting_comes_first,
+    windows::a_repeated_offer_is_one_job,
+    windows::a_job_offered_for_another_time_moves,
+    windows::a_forgotten_job_is_not_taken,
+    windows::what_finds_no_room_is_left_to_a_refill,
+    windows::later_jobs_do_not_overtake_those_in_the_store,
+    windows::what_finds_no_room_during_a_look_keeps_the_channel_hungry,
+    windows::a_refill_that_is_not_complete_keeps_the_channel_hungry,
+    waiters::an_offer_wakes_one_who_waits_for_its_channel,
+    waiters::one_who_leaves_passes_its_turn_on,
+    waiters::one_who_takes_less_than_there_is_wakes_the_next,
+    waiters::a_refill_wakes_one_for_each_job,
+    waiters::one_who_took_enough_waits_for_nothing,
+    leases::a_lease_lapses_once_and_tells_whether_it_was_accepted,
+    leases::a_held_lease_is_given_to_nobody_else,
+    leases::only_its_holder_renews_a_lease,
+    leases::a_lease_that_nobody_holds_is_taken_up_by_who_renews_it,
+    leases::a_lapsed_lease_that_is_renewed_lapses_again,
+    leases::a_closed_stream_shortens_its_leases_and_never_lengthens_one,
+    leases::a_released_lease_never_lapses,
+);

@@ -1,0 +1,73 @@
+//! What is lined up, in which order, and what is left to the store.
+
+use super::{Bench, channel, offer, waiter};
+
+pub async fn jobs_are_taken_by_priority_then_time_then_age(bench: &Bench) {
+    let far = 4_000_000_000_000_000;
+    bench.offer(vec![offer(3, "a", -7, 5), offer(2, "a", -7, 5), offer(1, "a", -7, far), offer(4, "a", 7, far)]).await;
+    assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [4, 2, 3, 1]);
+    assert!(bench.all_of("a").await.is_empty(), "each is taken once");
+}
+
+pub async fn among_channels_the_longest_waiting_comes_first(bench: &Bench) {
+    bench.offer(vec![offer(1, "a", 0, 9), offer(2, "b", 0, 300), offer(3, "c", 0, 1), offer(4, "b", 0, 2)]).await;
+    assert_eq!(bench.take(&["a", "b"], 9, &waiter(1)).await, [4, 1, 2], "and no other channel's jobs");
+}
+
+pub async fn a_repeated_offer_is_one_job(bench: &Bench) {
+    bench.offer(vec![offer(1, "a", 0, 1), offer(1, "a", 0, 1)]).await;
+    bench.offer(vec![offer(1, "a", 0, 1)]).await;
+    assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [1]);
+}
+
+pub async fn a_job_offered_for_another_time_moves(bench: &Bench) {
+    bench.offer(vec![offer(1, "a", 0, 1), offer(2, "a", 0, 2)]).await;
+    bench.offer(vec![offer(1, "a", 0, 3)]).await;
+    assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [2, 1]);
+}
+
+pub async fn a_forgotten_job_is_not_taken(bench: &Bench) {
+    bench.offer(vec![offer(1, "a", 0, 1), offer(2, "a", 0, 2)]).await;
+    // Its run time may have changed since.
+    bench.queue.forget(&[offer(1, "a", 0, 7).ready, offer(3, "b", 0, 1).ready]).await;
+    bench.backstage.settle().await;
+    assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [2]);
+}
+
+pub async fn what_finds_no_room_is_left_to_a_refill(bench: &Bench) {
+    bench.offer((1..=6).map(|number| offer(number, "a", 0, 1)).collect()).await;
+    assert!(bench.queue.hungry().await.is_empty(), "the window is full");
+    assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [1, 2, 3, 4]);
+    assert_eq!(bench.queue.hungry().await, [channel("a")]);
+    assert!(bench.queue.hungry().await.is_empty(), "one look at a time");
+    bench.queue.refill(&channel("a"), vec![offer(5, "a", 0, 1), offer(6, "a", 0, 1)], true).await;
+    assert_eq!(bench.all_of("a").await, [5, 6]);
+    assert!(bench.queue.hungry().await.is_empty(), "the store holds no more");
+}
+
+pub async fn later_jobs_do_not_overtake_those_in_the_store(bench: &Bench) {
+    bench.offer((1..=5).map(|number| offer(number, "a", 0, 1)).collect()).await;
+    assert_eq!(bench.take(&["a"], 4, &waiter(1)).await, [1, 2, 3, 4]);
+    bench.offer(vec![offer(9, "a", 0, 8)]).await;
+    assert!(bench.take(&["a"], 4, &waiter(1)).await.is_empty(), "5 is before it");
+    assert_eq!(bench.queue.hungry().await, [channel("a")]);
+    bench.queue.refill(&channel("a"), vec![offer(5, "a", 0, 1), offer(9, "a", 0, 8)], true).await;
+    assert_eq!(bench.all_of("a").await, [5, 9]);
+}
+
+pub async fn what_finds_no_room_during_a_look_keeps_the_channel_hungry(bench: &Bench) {
+    bench.suspect("a").await;
+    assert_eq!(bench.queue.hungry().await, [channel("a")]);
+    bench.offer(vec![offer(1, "a", 0, 1)]).await;
+    bench.queue.refill(&channel("a"), Vec::new(), true).await;
+    assert_eq!(bench.queue.hungry().await, [channel("a")], "the look may have missed it");
+}
+
+pub async fn a_refill_that_is_not_complete_keeps_the_channel_hungry(bench: &Bench) {
+    bench.suspect("a").await;
+    assert_eq!(bench.queue.hungry().await, [channel("a")]);
+    bench.queue.refill(&channel("a"), vec![offer(1, "a", 0, 1), offer(2, "a", 0, 2)], false).await;
+    bench.offer(vec![offer(9, "a", 0, 9)]).await;
+    assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [1, 2], "there are jobs before 9 in the store");
+    assert_eq!(bench.queue.hungry().await, [channel("a")]);
+}

@@ -1,0 +1,208 @@
+//! The windows of every channel: the front of its line of ready jobs, and who waits for more.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use crate::{
+    model::{JobId, Timestamp},
+    queue::{Offer, Waiter},
+};
+
+/// Where a job stands in its channel's line: higher priority, then earlier time, then older id.
+type Place = (Reverse<i32>, Timestamp, JobId);
+
+pub(super) struct Windows {
+    window_max: usize,
+    channels: HashMap<Arc<str>, Window>,
+    places: HashMap<JobId, (Arc<str>, Place)>,
+}
+
+impl Windows {
+    pub(super) fn new(window_max: usize) -> Windows {
+        Windows { window_max, channels: HashMap::new(), places: HashMap::new() }
+    }
+
+    fn window(&mut self, channel: &Arc<str>) -> &mut Window {
+        self.channels.entry(channel.clone()).or_default()
+    }
+
+    /// Whether a look into the store is due for this channel.
+    pub(super) fn is_hungry(&self, channel: &Arc<str>) -> bool {
+        let low = self.window_max / 2;
+        self.channels.get(channel).is_some_and(|window| window.more == More::Unseen && window.entries.len() <= low)
+    }
+
+    /// Tells whether the channel is hungry for a refill.
+    pub(super) fn offer(&mut self, offer: Offer) -> bool {
+        let window_max = self.window_max;
+        let window = self.window(&offer.ready.channel);
+        let behind_the_window =
+            window.entries.last_key_value().is_none_or(|(last, _)| place(&offer) > *last) && window.more != More::None;
+        if behind_the_window || window.entries.len() >= window_max {
+            window.more = More::Unseen;
+            return self.is_hungry(&offer.ready.channel);
+        }
+        let channel = offer.ready.channel.clone();
+        self.insert(offer);
+        self.window(&channel).wake_one();
+        false
+    }
+
+    fn insert(&mut self, offer: Offer) {
+        let (id, channel, place) = (offer.ready.id, offer.ready.channel.clone(), place(&offer));
+        self.forget(id);
+        self.window(&channel).entries.insert(place, offer);
+        self.places.insert(id, (channel, place));
+    }
+
+    pub(super) fn forget(&mut self, id: JobId) {
+        if let Some((channel, place)) = self.places.remove(&id)
+            && let Some(window) = self.channels.get_mut(&channel)
+        {
+            window.entries.remove(&place);
+        }
+    }
+
+    /// The hungry channels, for each of which a look into the store is under way from here on.
+    pub(super) fn ask(&mut self) -> Vec<Arc<str>> {
+        let low = self.window_max / 2;
+        let mut hungry = Vec::new();
+        for (name, window) in &mut self.channels {
+            if window.more == More::Unseen && window.entries.len() <= low {
+                window.more = More::Asked;
+                hungry.push(name.clone());
+            }
+        }
+        hungry
+    }
+
+    pub(super) fn refill(&mut self, channel: &Arc<str>, offers: Vec<Offer>, complete: bool) {
+        for offer in offers {
+            self.insert(offer);
+        }
+        let window = self.window(channel);
+        // An offer that was turned away while the store was being read may be missing from what was read.
+        if complete && window.more == More::Asked {
+            window.more = More::None;
+        } else {
+            window.more = More::Unseen;
+        }
+        window.wake_for_all();
+    }
+
+    pub(super) fn take(&mut self, channels: &[Arc<str>], max: usize, waiter: &Waiter) -> Vec<Offer> {
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let first = channels
+                .iter()
+                .filter_map(|channel| Some((self.channels.get(channel)?.entries.first_key_value()?.0, channel)))
+                .min_by_key(|((_, ready_at, id), _)| (*ready_at, *id));
+            let Some((place, channel)) = first.map(|(place, channel)| (*place, channel.clone())) else { break };
+            if let Some(offer) = self.window(&channel).entries.remove(&place) {
+                self.places.remove(&offer.ready.id);
+                taken.push(offer);
+            }
+        }
+        for channel in channels {
+            let wants_more = taken.len() < max;
+            let window = self.window(channel);
+            if wants_more {
+                window.add_waiter(waiter)
+            } else {
+                window.remove_waiter(waiter.number)
+            }
+            window.pass_on();
+        }
+        self.tidy(channels);
+        taken
+    }
+
+    pub(super) fn leave(&mut self, channels: &[Arc<str>], waiter: &Waiter) {
+        for channel in channels {
+            if let Some(window) = self.channels.get_mut(channel) {
+                window.remove_waiter(waiter.number);
+                window.pass_on();
+            }
+        }
+        self.tidy(channels);
+    }
+
+    pub(super) fn suspect(&mut self, channels: &[Arc<str>]) {
+        for channel in channels {
+            self.window(channel).more = More::Unseen;
+        }
+    }
+
+    /// Drops windows that hold nothing, know of nothing and are waited for by nobody.
+    pub(super) fn tidy(&mut self, channels: &[Arc<str>]) {
+        for channel in channels {
+            if self.channels.get(channel).is_some_and(Window::is_idle) {
+                self.channels.remove(channel);
+            }
+        }
+    }
+}
+
+/// Whether the store may hold ready jobs that are not in the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum More {
+    #[default]
+    None,
+    /// Yes, and since the last look.
+    Unseen,
+    /// A look is under way.
+    Asked,
+}
+
+#[derive(Default)]
+struct Window {
+    entries: BTreeMap<Place, Offer>,
+    more: More,
+    waiters: VecDeque<Waiter>,
+    waiting: HashSet<u64>,
+}
+
+impl Window {
+    fn is_idle(&self) -> bool {
+        self.entries.is_empty() && self.more == More::None && self.waiters.is_empty()
+    }
+
+    fn add_waiter(&mut self, waiter: &Waiter) {
+        if self.waiting.insert(waiter.number) {
+            self.waiters.push_back(waiter.clone());
+        }
+    }
+
+    fn remove_waiter(&mut self, number: u64) {
+        if self.waiting.remove(&number) {
+            self.waiters.retain(|waiter| waiter.number != number);
+        }
+    }
+
+    fn wake_one(&mut self) {
+        if let Some(waiter) = self.waiters.pop_front() {
+            self.waiting.remove(&waiter.number);
+            waiter.notify.notify_one();
+        }
+    }
+
+    /// A waiter that was woken may have found no use for it; the next one gets its turn.
+    fn pass_on(&mut self) {
+        if !self.entries.is_empty() {
+            self.wake_one();
+        }
+    }
+
+    fn wake_for_all(&mut self) {
+        for _ in 0..self.entries.len().min(self.waiters.len()) {
+            self.wake_one();
+        }
+    }
+}
+
+fn place(offer: &Offer) -> Place {
+    (Reverse(offer.ready.priority), offer.ready.ready_at, offer.ready.id)
+}
