@@ -59,7 +59,8 @@ impl Feeder {
             self.swept = Some(tokio::time::Instant::now());
         }
         for channel in self.shared.queue.hungry().await {
-            let refilled = self.refill(&channel, now).await;
+            // The time of now: what was offered before the look began was ready by then.
+            let refilled = self.refill(&channel, self.shared.now()).await;
             if refilled.is_err() {
                 self.shared.queue.suspect(std::slice::from_ref(&channel)).await;
             }

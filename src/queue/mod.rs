@@ -47,8 +47,8 @@ pub struct Unreachable;
 
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Lines jobs up. Those that find no room, or that sort behind jobs which wait in the store, are left to a refill.
-    /// Later calls may overtake this one.
+    /// Lines jobs up. Those that find no room, or that sort behind jobs which wait in the store, are left to a refill;
+    /// in a full window, a job that sorts before others takes the place of the last. Later calls may overtake this one.
     async fn offer(&self, offers: Vec<Offer>);
 
     /// Takes up to `max` jobs of these channels, the longest waiting first among channels. Where there are fewer, the
@@ -72,7 +72,7 @@ pub trait Queue: Send + Sync {
     fn has_forgotten(&self) -> bool;
 
     /// Channels whose window ran low while the store may hold more. Each must be answered by [`Queue::refill`], and
-    /// until then nobody else is told of it.
+    /// until then nobody else is told of it. What is offered meanwhile lines up behind the refill.
     async fn hungry(&self) -> Vec<Arc<str>>;
 
     /// The front of the store's line. `complete`: it holds every ready job there is.

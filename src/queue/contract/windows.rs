@@ -45,6 +45,13 @@ pub async fn what_finds_no_room_is_left_to_a_refill(bench: &Bench) {
     assert!(bench.queue.hungry().await.is_empty(), "the store holds no more");
 }
 
+pub async fn a_full_window_keeps_the_front_of_the_line(bench: &Bench) {
+    bench.offer((1..=4).map(|number| offer(number, "a", 0, 1)).collect()).await;
+    bench.offer(vec![offer(5, "a", 9, 1)]).await;
+    assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [5, 1, 2, 3]);
+    assert_eq!(bench.queue.hungry().await, [channel("a")], "4 waits in the store");
+}
+
 pub async fn later_jobs_do_not_overtake_those_in_the_store(bench: &Bench) {
     bench.offer((1..=5).map(|number| offer(number, "a", 0, 1)).collect()).await;
     assert_eq!(bench.take(&["a"], 4, &waiter(1)).await, [1, 2, 3, 4]);
@@ -55,12 +62,22 @@ pub async fn later_jobs_do_not_overtake_those_in_the_store(bench: &Bench) {
     assert_eq!(bench.all_of("a").await, [5, 9]);
 }
 
+pub async fn what_is_offered_during_a_look_lines_up_behind_it(bench: &Bench) {
+    bench.suspect("a").await;
+    assert_eq!(bench.queue.hungry().await, [channel("a")]);
+    bench.offer(vec![offer(3, "a", 0, 7), offer(2, "a", 0, 5)]).await;
+    assert!(bench.all_of("a").await.is_empty(), "there may be jobs before it");
+    bench.queue.refill(&channel("a"), vec![offer(1, "a", 0, 1), offer(2, "a", 0, 5)], true).await;
+    assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [1, 2, 3]);
+    assert!(bench.queue.hungry().await.is_empty(), "nothing was missed");
+}
+
 pub async fn what_finds_no_room_during_a_look_keeps_the_channel_hungry(bench: &Bench) {
     bench.suspect("a").await;
     assert_eq!(bench.queue.hungry().await, [channel("a")]);
-    bench.offer(vec![offer(1, "a", 0, 1)]).await;
+    bench.offer((1..=5).map(|number| offer(number, "a", 0, 1)).collect()).await;
     bench.queue.refill(&channel("a"), Vec::new(), true).await;
-    assert_eq!(bench.queue.hungry().await, [channel("a")], "the look may have missed it");
+    assert_eq!(bench.queue.hungry().await, [channel("a")], "the look may have missed the last");
 }
 
 pub async fn a_refill_that_is_not_complete_keeps_the_channel_hungry(bench: &Bench) {

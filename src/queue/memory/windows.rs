@@ -37,18 +37,32 @@ impl Windows {
 
     /// Tells whether the channel is hungry for a refill.
     pub(super) fn offer(&mut self, offer: Offer) -> bool {
-        let window_max = self.window_max;
-        let window = self.window(&offer.ready.channel);
-        let behind_the_window =
-            window.entries.last_key_value().is_none_or(|(last, _)| place(&offer) > *last) && window.more != More::None;
-        if behind_the_window || window.entries.len() >= window_max {
-            window.more = More::Unseen;
-            return self.is_hungry(&offer.ready.channel);
+        let (channel, place) = (offer.ready.channel.clone(), place(&offer));
+        if self.is_lined_up(&offer) {
+            return false;
         }
-        let channel = offer.ready.channel.clone();
-        self.insert(offer);
-        self.window(&channel).wake_one();
-        false
+        self.forget(offer.ready.id);
+        let window_max = self.window_max;
+        let window = self.window(&channel);
+        let is_behind = window.entries.last_key_value().is_none_or(|(last, _)| place > *last);
+        match window.more {
+            More::Asked if is_behind && window.late.len() < window_max => self.insert_late(offer),
+            More::Asked | More::Unseen if is_behind => window.more = More::Unseen,
+            _ => {
+                self.insert(offer);
+                self.cut(&channel);
+                let window = self.window(&channel);
+                if window.entries.contains_key(&place) {
+                    window.wake_one();
+                }
+            }
+        }
+        self.is_hungry(&channel)
+    }
+
+    fn is_lined_up(&self, offer: &Offer) -> bool {
+        let known = self.places.get(&offer.ready.id);
+        known.is_some_and(|(channel, known)| *channel == offer.ready.channel && *known == place(offer))
     }
 
     fn insert(&mut self, offer: Offer) {
@@ -58,11 +72,29 @@ impl Windows {
         self.places.insert(id, (channel, place));
     }
 
+    fn insert_late(&mut self, offer: Offer) {
+        let (id, channel, place) = (offer.ready.id, offer.ready.channel.clone(), place(&offer));
+        self.window(&channel).late.insert(place, offer);
+        self.places.insert(id, (channel, place));
+    }
+
+    /// Leaves what goes beyond the window's size to a refill.
+    fn cut(&mut self, channel: &Arc<str>) {
+        let Some(window) = self.channels.get_mut(channel) else { return };
+        while window.entries.len() > self.window_max
+            && let Some((_, last)) = window.entries.pop_last()
+        {
+            window.more = More::Unseen;
+            self.places.remove(&last.ready.id);
+        }
+    }
+
     pub(super) fn forget(&mut self, id: JobId) {
         if let Some((channel, place)) = self.places.remove(&id)
             && let Some(window) = self.channels.get_mut(&channel)
         {
             window.entries.remove(&place);
+            window.late.remove(&place);
         }
     }
 
@@ -70,27 +102,45 @@ impl Windows {
     pub(super) fn ask(&mut self) -> Vec<Arc<str>> {
         let low = self.window_max / 2;
         let mut hungry = Vec::new();
+        let mut unheard = Vec::new();
         for (name, window) in &mut self.channels {
             if window.more == More::Unseen && window.entries.len() <= low {
                 window.more = More::Asked;
                 hungry.push(name.clone());
+                // What was offered before the look begins is in the store by then.
+                unheard.extend(std::mem::take(&mut window.late).into_values());
             }
+        }
+        for offer in unheard {
+            self.places.remove(&offer.ready.id);
         }
         hungry
     }
 
     pub(super) fn refill(&mut self, channel: &Arc<str>, offers: Vec<Offer>, complete: bool) {
         for offer in offers {
-            self.insert(offer);
+            // What is lined up already may have its whole job at hand.
+            if !self.is_lined_up(&offer) || self.window(channel).late.contains_key(&place(&offer)) {
+                self.insert(offer);
+            }
         }
+        self.cut(channel);
         let window = self.window(channel);
-        // An offer that was turned away while the store was being read may be missing from what was read.
+        let late = std::mem::take(&mut window.late);
+        // Otherwise an offer found no room while the store was being read, and what was read may be without it.
         if complete && window.more == More::Asked {
             window.more = More::None;
+            for offer in late.into_values() {
+                self.insert(offer);
+            }
+            self.cut(channel);
         } else {
             window.more = More::Unseen;
+            for offer in late.into_values() {
+                self.places.remove(&offer.ready.id);
+            }
         }
-        window.wake_for_all();
+        self.window(channel).wake_for_all();
     }
 
     pub(super) fn take(&mut self, channels: &[Arc<str>], max: usize, waiter: &Waiter) -> Vec<Offer> {
@@ -160,6 +210,8 @@ enum More {
 #[derive(Default)]
 struct Window {
     entries: BTreeMap<Place, Offer>,
+    /// What was offered during a look and sorts behind the window: it is lined up when the look is over.
+    late: BTreeMap<Place, Offer>,
     more: More,
     waiters: VecDeque<Waiter>,
     waiting: HashSet<u64>,
