@@ -11,6 +11,7 @@ pub mod engine;
 pub mod fleet;
 pub mod grpc;
 pub mod model;
+pub mod probe;
 pub mod queue;
 pub mod server;
 pub mod start_error;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use errand::{
     config::{Config, ServeArgs},
+    probe::{self, Probe},
     server,
     start_error::StartError,
     telemetry, tls,
@@ -33,6 +34,9 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Print a token signed with the service's key
     Token(TokenArgs),
+    /// Measure one piece of the service by itself, for `errand bench`
+    #[command(subcommand, hide = true)]
+    Probe(Probe),
     #[command(flatten)]
     Client(errand_cli::ClientCommand),
 }
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         None => serve(&cli.serve),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Token(args)) => token::issue(&args, variable).map(|token| println!("{token}")),
+        Some(Command::Probe(probe)) => runtime().and_then(|runtime| runtime.block_on(probe::run(probe))),
         Some(Command::Client(command)) => match runtime() {
             Ok(runtime) => return runtime.block_on(errand_cli::run(command)),
             Err(error) => Err(error),

@@ -3,6 +3,7 @@
 //! Every failure is one sentence on standard error that names the remedy. Exit codes: 0 done, 1 refused or
 //! failed, 64 a wrong command line, 69 a service that cannot be reached.
 
+mod bench;
 mod error;
 mod fleet;
 mod moment;
@@ -47,6 +48,8 @@ pub enum ClientCommand {
     Stats(fleet::Stats),
     /// Run jobs: start a command for each
     Work(work::Work),
+    /// Measure a service, running or started for this
+    Bench(bench::Bench),
 }
 
 /// Switches that every command but `work` has.
@@ -74,6 +77,7 @@ pub async fn run(command: ClientCommand) -> ExitCode {
         ClientCommand::Health(command) => command.run().await,
         ClientCommand::Stats(command) => command.run().await,
         ClientCommand::Work(command) => command.run().await,
+        ClientCommand::Bench(command) => command.run().await,
     };
     match done {
         Ok(code) => code,

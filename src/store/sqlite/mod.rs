@@ -4,6 +4,7 @@
 //! logging keeps readers and the writer out of each other's way. Nothing outside this folder sees a type of the driver.
 
 mod list;
+mod probe;
 mod read;
 mod row;
 mod write;
@@ -16,6 +17,8 @@ use sqlx::{
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+
+pub use probe::insert_rate;
 
 use super::{Agenda, Due, ListQuery, Outcome, Page, Ready, Store, StoreError, Tally};
 use crate::model::{
