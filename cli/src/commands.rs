@@ -16,10 +16,11 @@ mod work;
 
 use std::{io::Write, process::ExitCode};
 
+use errand_client::{Dialer, endpoint::Transport};
 use serde::Serialize;
 
 use self::error::ClientError;
-use crate::endpoint::{ServerArgs, Servers, Transport};
+use crate::server_args::ServerArgs;
 
 /// What a client may do.
 #[derive(Debug, clap::Subcommand)]
@@ -94,13 +95,13 @@ type Done = Result<ExitCode, ClientError>;
 /// A connection, and what is needed to explain a refusal.
 struct Client {
     transport: Transport,
-    servers: Servers,
+    servers: Dialer,
     json: bool,
 }
 
 impl Common {
     async fn connect(&self) -> Result<Client, ClientError> {
-        let servers = Servers::new(&self.server)?;
+        let servers = self.server.dialer()?;
         let transport = servers.connect_any(0).await?;
         Ok(Client { transport, servers, json: self.json })
     }

@@ -1,10 +1,9 @@
-//! The client side of Errand: the commands that publish, read and steer jobs, and the `work` runner.
+//! The client commands of Errand, and `work`, the runner for commands in any language.
 //!
-//! [`session`] speaks the runner protocol and knows nothing of commands; [`commands`] is the command line.
+//! [`commands`] is the command line; the runner's protocol and the connections are those of `errand-client`.
 //! Everything goes over gRPC; nothing here touches a store or a queue.
 
 pub mod commands;
-pub mod endpoint;
-pub mod session;
+pub mod server_args;
 
 pub use commands::{ClientCommand, run};

@@ -2,12 +2,8 @@
 
 use std::process::ExitCode;
 
+use errand_client::{Dialer, EndpointError, session::SessionError};
 use tonic::{Code, Status};
-
-use crate::{
-    endpoint::{EndpointError, Servers},
-    session::SessionError,
-};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +34,7 @@ impl ClientError {
     }
 
     /// Explains what the service answered, and names the remedy.
-    pub fn refusal(status: &Status, servers: &Servers) -> Self {
+    pub fn refusal(status: &Status, servers: &Dialer) -> Self {
         let (message, names) = (status.message(), servers.names());
         match status.code() {
             Code::Unauthenticated if !servers.has_token() => Self::Failed(
@@ -61,10 +57,21 @@ impl ClientError {
     }
 
     /// Explains why a runner could not start.
-    pub fn runner(error: SessionError, servers: &Servers) -> Self {
+    pub fn runner(error: SessionError, servers: &Dialer) -> Self {
         match error {
             SessionError::Refused(status) => Self::refusal(&status, servers),
             SessionError::Taken { .. } => Self::Failed(format!("{error}; --runner-id chooses another")),
+            SessionError::Thread(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<errand_client::Error> for ClientError {
+    fn from(error: errand_client::Error) -> Self {
+        match error {
+            errand_client::Error::Invalid(message) => Self::Usage(message),
+            errand_client::Error::Unavailable(message) => Self::Unreachable(message),
+            error => Self::Failed(error.to_string()),
         }
     }
 }
@@ -83,12 +90,10 @@ impl From<EndpointError> for ClientError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::ServerArgs;
+    use errand_client::Servers;
 
-    fn servers(token: Option<&str>) -> Servers {
-        let server = "h:1".to_owned();
-        let token = token.map(str::to_owned);
-        Servers::new(&ServerArgs { server, token, tls_ca: None, tls_cert: None, tls_key: None }).unwrap()
+    fn servers(token: Option<&str>) -> Dialer {
+        Servers::at("h:1").token(token.unwrap_or_default()).dialer().unwrap()
     }
 
     #[test]

@@ -1,26 +1,22 @@
 //! `errand publish`: store a job, and with `--wait` follow it to its end.
 
-use std::{io::Read, process::ExitCode, time::Duration};
+use std::{io::Read, process::ExitCode};
 
+use errand_client::endpoint::MESSAGE_BYTES_MAX;
 use errand_proto::v1::{
-    GetJobRequest, Job, JobSpec, JobStatus, PublishJobRequest, WatchJobsRequest,
+    GetJobRequest, JobSpec, JobStatus, PublishJobRequest,
     job_spec::{Expiry, Start},
     jobs_client::JobsClient,
 };
 use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tonic::Code;
 
 use super::{
-    Client, ClientError, Common, Done, moment,
+    ClientError, Common, Done, moment,
     table::facts,
     view::{JobView, status_word},
 };
-use crate::endpoint::{MESSAGE_BYTES_MAX, Transport};
-
-/// Between two looks at a job where it cannot be watched.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What to publish.
 #[derive(Debug, clap::Args)]
@@ -94,7 +90,9 @@ impl Publish {
             let published = Published { job: (&job).into(), deduplicated: answer.deduplicated };
             return client.show(&published, || format!("{}\n", job.id));
         }
-        let job = ended(&client, jobs, job).await?;
+        errand_client::Client::with_dialer(client.servers.clone()).await?.wait(&job.id).await?;
+        let answer = jobs.get_job(GetJobRequest { job_id: job.id }).await;
+        let job = answer.map_err(|status| client.refusal(&status))?.into_inner().job.unwrap_or_default();
         client.show(&JobView::from(&job), || {
             facts([
                 ("id", job.id.clone()),
@@ -140,39 +138,4 @@ fn from_stdin() -> Result<String, ClientError> {
         Ok(_) => Ok(text),
         Err(error) => Err(ClientError::Usage(format!("cannot read the payload from standard input: {error}"))),
     }
-}
-
-/// The job once it is terminal: told by the service, or asked for again and again where the watch breaks off.
-async fn ended(client: &Client, mut jobs: JobsClient<Transport>, job: Job) -> Result<Job, ClientError> {
-    let id = job.id;
-    // Watched before it is looked at, so that an end in between is not missed.
-    let watch = WatchJobsRequest { job_id: id.clone(), channel: String::new() };
-    let mut watch = jobs.watch_jobs(watch).await.ok().map(tonic::Response::into_inner);
-    loop {
-        match jobs.get_job(GetJobRequest { job_id: id.clone() }).await {
-            Ok(answer) => {
-                let job = answer.into_inner().job.unwrap_or_default();
-                if is_terminal(&job) {
-                    return Ok(job);
-                }
-            }
-            // A service that restarts is waited for; a refusal is final.
-            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {}
-            Err(status) => return Err(client.refusal(&status)),
-        }
-        if let Some(events) = &mut watch {
-            while let Ok(Some(event)) = events.message().await {
-                if event.job.as_ref().is_some_and(is_terminal) {
-                    break;
-                }
-            }
-            watch = None;
-        } else {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-    }
-}
-
-fn is_terminal(job: &Job) -> bool {
-    !matches!(job.status(), JobStatus::Unspecified | JobStatus::Pending | JobStatus::Running)
 }

@@ -1,5 +1,6 @@
 //! `errand get`, `list`, `events` and `logs`.
 
+use errand_client::endpoint::{MESSAGE_BYTES_MAX, Transport};
 use errand_proto::v1::{
     GetJobStatusRequest, Job, JobEvent, JobLog, JobStatus, ListJobEventsRequest, ListJobLogsRequest, ListJobsRequest,
     jobs_client::JobsClient,
@@ -11,7 +12,6 @@ use super::{
     table::{facts, table},
     view::{EventView, JobView, LogView, event_word, log_word, status_word},
 };
-use crate::endpoint::{MESSAGE_BYTES_MAX, Transport};
 
 /// Lines of one log that are read at most; a log beyond it is for a log system.
 const LOG_LINES_MAX: usize = 100_000;

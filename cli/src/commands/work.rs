@@ -5,6 +5,10 @@ mod process;
 
 use std::{process::ExitCode, time::Duration};
 
+use errand_client::{
+    runner::{default_runner_id, hostname, is_runner_id},
+    session::{self, RunnerConfig, Shutdown},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -13,12 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use self::process::Processes;
 use super::{ClientError, Done, moment};
-use crate::{
-    endpoint::{ServerArgs, Servers},
-    session::{Runner, RunnerConfig, Shutdown},
-};
-
-const RUNNER_ID_MAX: usize = 64;
+use crate::server_args::ServerArgs;
 
 /// Runs jobs.
 ///
@@ -52,13 +51,12 @@ impl Work {
         // Where the program has set up its own log, that one stands.
         let filter = EnvFilter::try_from_env("ERRAND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
-        let servers = Servers::new(&self.server)?;
-        let hostname =
-            nix::unistd::gethostname().map_or_else(|_| "host".into(), |name| name.to_string_lossy().into_owned());
+        let servers = self.server.dialer()?;
+        let hostname = hostname();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let config = RunnerConfig {
             servers: servers.clone(),
-            runner_id: self.runner_id.unwrap_or_else(|| default_runner_id(&hostname, std::process::id())),
+            runner_id: self.runner_id.unwrap_or_else(|| default_runner_id(&hostname, &std::process::id().to_string())),
             channels: self.channels,
             capacity: self.capacity.unwrap_or_else(|| u32::try_from(cpus).unwrap_or(1)),
             hostname,
@@ -70,7 +68,7 @@ impl Work {
         };
         let executor = Processes::new(program, command.collect(), Duration::from_secs(u64::from(self.kill_after)));
         let shutdown = signals()?;
-        let worked = Runner::new(config, executor).run(shutdown).await;
+        let worked = session::run(config, executor, shutdown).await;
         worked.map_err(|error| ClientError::runner(error, &servers))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -93,32 +91,7 @@ fn signals() -> Result<watch::Receiver<Shutdown>, ClientError> {
     Ok(receiver)
 }
 
-fn default_runner_id(hostname: &str, pid: u32) -> String {
-    let pid = format!("-{pid}");
-    let host = hostname.chars().map(|letter| if is_id_letter(letter) { letter } else { '-' });
-    host.take(RUNNER_ID_MAX - pid.len()).collect::<String>() + &pid
-}
-
 fn runner_id(text: &str) -> Result<String, String> {
-    if (1..=RUNNER_ID_MAX).contains(&text.len()) && text.chars().all(is_id_letter) {
-        return Ok(text.to_owned());
-    }
-    Err("must be 1 to 64 of A-Z a-z 0-9 . _ -".to_owned())
-}
-
-fn is_id_letter(letter: char) -> bool {
-    letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_default_runner_id_is_always_a_valid_one() {
-        for host in ["worker-01", "", "häuschen.local", &"x".repeat(200)] {
-            let id = default_runner_id(host, u32::MAX);
-            assert_eq!(runner_id(&id), Ok(id.clone()));
-        }
-    }
+    let refusal = || "must be 1 to 64 of A-Z a-z 0-9 . _ -".to_owned();
+    is_runner_id(text).then(|| text.to_owned()).ok_or_else(refusal)
 }

@@ -8,10 +8,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use errand_client::session::Reporter;
 use errand_proto::v1::{LogKind, LogLine};
 use tokio::io::{AsyncRead, AsyncReadExt};
-
-use crate::session::Reporter;
 
 /// The rest of a longer line is dropped, with a note.
 const LINE_BYTES_MAX: usize = 8 * 1024;

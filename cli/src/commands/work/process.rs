@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, os::unix::process::ExitStatusExt, process::ExitStatus, process::Stdio, time::Duration};
 
+use errand_client::session::{Executor, JobContext, Outcome, Stop};
 use errand_proto::v1::{Assignment, Job};
 use nix::{
     sys::signal::{Signal, killpg},
@@ -15,7 +16,6 @@ use tokio::{
 };
 
 use super::log::Log;
-use crate::session::{Executor, JobContext, Outcome, Stop};
 
 const RESULT_BYTES_MAX: usize = 1024 * 1024;
 /// The service enforces the time limit; this long after it the runner does, in case it could not be told.

@@ -1,55 +1,54 @@
 //! The runner's side of the `Attach` protocol, for any [`Executor`].
 //!
-//! One task owns the [`Ledger`] and the stream and waits for whatever comes next; executions are tasks of
-//! their own, so a heartbeat never waits for a job. Losing the stream stops nothing: the session dials again,
-//! the next server first, names what it holds, and repeats every result that has no receipt.
-//! Deliberately absent: how jobs are executed, and anything about commands and terminals.
+//! One task owns the [`Ledger`] and the stream and waits for whatever comes next. It has a thread of its own, and
+//! executions are tasks of the caller's runtime: a heartbeat never waits for a job, not even for one that computes
+//! and never gives way. Losing the stream stops nothing: the session dials again, names what it holds, and repeats
+//! every result that has no receipt. A server that says GoAway or does not answer is left for the next one.
+//! Deliberately absent: how jobs are executed, and anything about functions, commands and terminals.
 
 mod backoff;
 mod command;
+mod connection;
 mod executor;
 mod ledger;
 mod link;
+mod report;
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, io, panic::AssertUnwindSafe, sync::Arc, thread, time::Duration};
 
 use errand_proto::v1::{
-    Assignment, AttachRequest, AttachResponse, Hello, Interrupt, InterruptReason, Progress, Released,
-    attach_response::Message, result,
+    Assignment, AttachRequest, AttachResponse, Interrupt, InterruptReason, Released, attach_response::Message, result,
 };
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::{mpsc, watch},
-    task::{JoinError, JoinSet},
-    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until},
+    runtime::Handle,
+    sync::{oneshot, watch},
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, Interval, sleep_until},
 };
 
-pub use self::executor::{Executor, JobContext, Outcome, Reporter, Stop};
 use self::{
-    backoff::{Backoff, chance},
+    backoff::Backoff,
     command::Counters,
     ledger::{Decision, LeaseKey, Ledger},
     link::{Link, LinkError},
+    report::Reports,
 };
-use crate::endpoint::Servers;
+pub use self::{
+    executor::{Executor, JobContext, Outcome, Stop},
+    report::Reporter,
+};
+use crate::endpoint::Dialer;
 
-/// Progress between executions and the session; executions drop lines rather than wait.
-const PROGRESS_MAX: usize = 64;
-/// Tries for a runner id that is taken: an own session of before lapses within the resume window of 2 s, and
-/// the first eight delays add up to more.
-const TAKEN_TRIES_MAX: u32 = 9;
-/// A stream that lived this long proves its server; a shorter one counts as a failed attempt.
-const STABLE: Duration = Duration::from_secs(1);
 /// How long a runner that has nothing left to run tries to hand in its results.
 const FLUSH_MAX: Duration = Duration::from_secs(15);
 /// The same for one that was told to leave at once.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
-const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Who the runner is and where it connects.
 #[derive(Clone, Debug)]
 pub struct RunnerConfig {
-    pub servers: Servers,
+    pub servers: Dialer,
     /// At most 64 of `A-Z a-z 0-9 . _ -`.
     pub runner_id: String,
     pub channels: Vec<String>,
@@ -78,32 +77,36 @@ pub enum SessionError {
     Refused(tonic::Status),
     #[error("runner id {runner_id} is taken by another live runner")]
     Taken { runner_id: String },
+    /// The system gave no thread, or the session died.
+    #[error("the runner's session has no thread: {0}")]
+    Thread(io::Error),
 }
 
-/// A runner that has not been started.
-#[derive(Debug)]
-pub struct Runner<E> {
+/// Works until `shutdown`, or the service's SHUTDOWN, is carried out. Fails only where the service refuses the very
+/// first stream; a service that cannot be reached is tried for ever. Executions run on the caller's runtime. Dropped
+/// early, it hands back what runs.
+pub async fn run<E: Executor>(
     config: RunnerConfig,
-    executor: Arc<E>,
+    executor: E,
+    shutdown: watch::Receiver<Shutdown>,
+) -> Result<(), SessionError> {
+    let (owner, over) = oneshot::channel();
+    let executions = Handle::current();
+    let work = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (outcome, owner) = match runtime {
+            Ok(runtime) => runtime.block_on(Session::new(config, executor, shutdown, executions, owner).work()),
+            Err(error) => (Err(SessionError::Thread(error)), owner),
+        };
+        // Whoever started it may have stopped waiting.
+        let _ = owner.send(outcome);
+    };
+    thread::Builder::new().name("errand-session".to_owned()).spawn(work).map_err(SessionError::Thread)?;
+    over.await.unwrap_or_else(|_| Err(SessionError::Thread(io::Error::other("it panicked"))))
 }
 
-impl<E: Executor> Runner<E> {
-    pub fn new(config: RunnerConfig, executor: E) -> Self {
-        Self { config, executor: Arc::new(executor) }
-    }
-
-    /// Works until `shutdown`, or the service's SHUTDOWN, is carried out. Fails only where the service refuses
-    /// the very first stream; a service that cannot be reached is tried for ever.
-    pub async fn run(self, shutdown: watch::Receiver<Shutdown>) -> Result<(), SessionError> {
-        let mut session = Session::new(self.config, self.executor, shutdown);
-        while !session.is_over() {
-            let event = session.next_event().await;
-            session.handle(event)?;
-        }
-        session.leave().await;
-        Ok(())
-    }
-}
+/// Who waits for the end of the session.
+type Owner = oneshot::Sender<Result<(), SessionError>>;
 
 enum Line {
     Down(BoxFuture<'static, Result<Link, LinkError>>),
@@ -116,8 +119,8 @@ enum Event {
     /// The stream takes another message.
     Room,
     HeartbeatDue,
-    Progressed(Progress),
-    Ended(Result<(LeaseKey, Outcome), JoinError>),
+    Reported(LeaseKey),
+    Ended(Result<(Id, Outcome), JoinError>),
     Shutdown(Shutdown),
     OutOfTime,
 }
@@ -132,9 +135,13 @@ struct Session<E> {
     server: usize,
     session_id: String,
     taken_tries: u32,
-    executions: JoinSet<(LeaseKey, Outcome)>,
-    stops: BTreeMap<LeaseKey, watch::Sender<Stop>>,
-    progress: (mpsc::Sender<Progress>, mpsc::Receiver<Progress>),
+    executions: JoinSet<Outcome>,
+    running: BTreeMap<LeaseKey, Running>,
+    /// Which execution a spawned one is.
+    keys: BTreeMap<Id, LeaseKey>,
+    reports: Arc<Reports>,
+    runtime: Handle,
+    owner: Owner,
     shutdown: watch::Receiver<Shutdown>,
     leaving: Shutdown,
     leave_by: Option<Instant>,
@@ -142,14 +149,26 @@ struct Session<E> {
     counters: Counters,
 }
 
+/// An execution as its session sees it.
+struct Running {
+    stop: watch::Sender<Stop>,
+    reporter: Reporter,
+}
+
 impl<E: Executor> Session<E> {
-    fn new(config: RunnerConfig, executor: Arc<E>, mut shutdown: watch::Receiver<Shutdown>) -> Self {
+    fn new(
+        config: RunnerConfig,
+        executor: E,
+        mut shutdown: watch::Receiver<Shutdown>,
+        runtime: Handle,
+        owner: Owner,
+    ) -> Self {
         // A signal that came before is news as well.
         shutdown.mark_changed();
         let ledger = Ledger::new(config.capacity);
-        let mut session = Self {
+        Self {
             config,
-            executor,
+            executor: Arc::new(executor),
             ledger,
             line: Line::Down(futures::future::pending().boxed()),
             backoff: Backoff::default(),
@@ -157,43 +176,41 @@ impl<E: Executor> Session<E> {
             session_id: String::new(),
             taken_tries: 0,
             executions: JoinSet::new(),
-            stops: BTreeMap::new(),
-            progress: mpsc::channel(PROGRESS_MAX),
+            running: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            reports: Arc::default(),
+            runtime,
+            owner,
             shutdown,
             leaving: Shutdown::Stay,
             leave_by: None,
             paused: false,
             counters: Counters::default(),
-        };
-        session.dial();
-        session
+        }
     }
 
-    /// Begins to open a stream, after the backoff. What is held is named as it stands: while no stream is open
-    /// no receipt can come, so nothing that Hello names stops being held.
-    fn dial(&mut self) {
-        let hello = Hello {
-            runner_id: self.config.runner_id.clone(),
-            channels: self.config.channels.clone(),
-            capacity: self.config.capacity,
-            hostname: self.config.hostname.clone(),
-            client: self.config.client.clone(),
-            session_id: self.session_id.clone(),
-            leases: self.ledger.leases(),
-        };
-        let (delay, servers, index) = (self.backoff.next_delay(chance()), self.config.servers.clone(), self.server);
-        self.server = self.server.wrapping_add(1);
-        let dialled = async move {
-            sleep(delay).await;
-            Link::open(&servers, index, hello).await
-        };
-        self.line = Line::Down(dialled.boxed());
+    async fn work(mut self) -> (Result<(), SessionError>, Owner) {
+        self.dial();
+        while !self.is_over() {
+            let event = self.next_event().await;
+            if let Err(error) = self.handle(event) {
+                return (Err(error), self.owner);
+            }
+        }
+        if self.ledger.owed() > 0 {
+            tracing::warn!(results = self.ledger.owed(), "left without a receipt for every result");
+        }
+        if let Line::Up(link, _) = self.line {
+            link.close().await;
+        }
+        // Executions that outlived every patience are aborted with the set.
+        (Ok(()), self.owner)
     }
 
     /// Whatever happens next. Every branch is cancel-safe: streams, channels and join sets lose nothing when a
     /// wait is dropped, the dialling future is kept in `line`, and a reserved place is only a sign of room.
     async fn next_event(&mut self) -> Event {
-        let Self { line, ledger, executions, progress, shutdown, leave_by, .. } = self;
+        let Self { line, ledger, executions, reports, shutdown, leave_by, owner, leaving, .. } = self;
         let line_event = async {
             match line {
                 Line::Down(dialled) => Event::Opened(dialled.await.map(Box::new)),
@@ -207,9 +224,10 @@ impl<E: Executor> Session<E> {
         };
         tokio::select! {
             event = line_event => event,
-            Some(ended) = executions.join_next() => Event::Ended(ended),
-            Some(progress) = progress.1.recv(), if ledger.takes_progress() => Event::Progressed(progress),
+            Some(ended) = executions.join_next_with_id() => Event::Ended(ended),
+            key = reports.due(), if ledger.takes_progress() => Event::Reported(key),
             Ok(()) = shutdown.changed() => Event::Shutdown(*shutdown.borrow_and_update()),
+            () = owner.closed(), if *leaving < Shutdown::Release => Event::Shutdown(Shutdown::Release),
             () = until(*leave_by) => Event::OutOfTime,
         }
     }
@@ -223,7 +241,7 @@ impl<E: Executor> Session<E> {
             Event::Received(Err(status)) => self.line_lost(status.message()),
             Event::Room => self.send(),
             Event::HeartbeatDue => self.ledger.heartbeat_due(),
-            Event::Progressed(progress) => self.ledger.progressed(progress),
+            Event::Reported(key) => self.reported(&key),
             Event::Ended(ended) => self.ended(ended),
             Event::Shutdown(shutdown) => self.shut_down(shutdown),
             Event::OutOfTime => {}
@@ -232,44 +250,6 @@ impl<E: Executor> Session<E> {
             self.leave_by = Some(Instant::now() + FLUSH_MAX);
         }
         Ok(())
-    }
-
-    fn opened(&mut self, mut link: Box<Link>) {
-        let welcome = std::mem::take(&mut link.welcome);
-        tracing::info!(node = welcome.node_id, session = welcome.session_id, "connected");
-        self.session_id = welcome.session_id;
-        for key in self.ledger.welcomed(self.config.capacity, &welcome.lost) {
-            self.stop(&key, Stop::Kill);
-        }
-        let period = welcome.heartbeat_interval.and_then(|interval| interval.try_into().ok());
-        let period = period.filter(|period: &Duration| !period.is_zero()).unwrap_or(HEARTBEAT_DEFAULT);
-        let mut heartbeat = interval_at(Instant::now() + period, period);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.line = Line::Up(link, heartbeat);
-    }
-
-    fn not_opened(&mut self, error: LinkError) -> Result<(), SessionError> {
-        let is_first = self.session_id.is_empty();
-        match error {
-            LinkError::Refused(status) if is_first => return Err(SessionError::Refused(status)),
-            LinkError::Taken(_) if is_first && self.taken_tries >= TAKEN_TRIES_MAX => {
-                return Err(SessionError::Taken { runner_id: self.config.runner_id.clone() });
-            }
-            LinkError::Taken(_) => self.taken_tries += 1,
-            error => tracing::warn!(%error, "not connected, trying again"),
-        }
-        self.dial();
-        Ok(())
-    }
-
-    fn line_lost(&mut self, reason: &str) {
-        if let Line::Up(link, _) = &self.line
-            && link.since.elapsed() >= STABLE
-        {
-            self.backoff.reset();
-        }
-        tracing::warn!(reason, "connection lost, connecting again");
-        self.dial();
     }
 
     fn send(&mut self) {
@@ -295,7 +275,7 @@ impl<E: Executor> Session<E> {
             Some(Message::ResultsAccepted(accepted)) => self.ledger.receipted(&accepted.receipts),
             Some(Message::Interrupt(interrupt)) => self.interrupt(&interrupt),
             Some(Message::Command(command)) => self.obey(&command),
-            Some(Message::GoAway(away)) => self.line_lost(&format!("the server goes away: {}", away.reason)),
+            Some(Message::GoAway(away)) => self.sent_away(&away.reason),
             // A second Welcome, or something of a later protocol.
             Some(Message::Welcome(_)) | None => {}
         }
@@ -310,26 +290,38 @@ impl<E: Executor> Session<E> {
         }
         let key = LeaseKey::from(&lease);
         let (stop, stops) = watch::channel(Stop::Run);
-        self.stops.insert(key.clone(), stop);
-        let context = JobContext::new(lease, stops, self.progress.0.clone());
+        let reporter = Reporter::new(&lease, Arc::clone(&self.reports));
+        let context = JobContext::new(stops, reporter.clone());
+        self.running.insert(key.clone(), Running { stop, reporter });
         let executor = Arc::clone(&self.executor);
-        self.executions.spawn(async move {
+        let execution = async move {
             let execution = AssertUnwindSafe(executor.execute(assignment, context)).catch_unwind();
-            let outcome = execution.await.unwrap_or_else(|_| Outcome::failed("the executor panicked"));
-            (key, outcome)
-        });
+            execution.await.unwrap_or_else(|panic| Outcome::failed(format!("panicked: {}", said_in(&*panic))))
+        };
+        let spawned = self.executions.spawn_on(execution, &self.runtime);
+        self.keys.insert(spawned.id(), key);
     }
 
-    fn ended(&mut self, ended: Result<(LeaseKey, Outcome), JoinError>) {
-        // Panics are caught inside and nothing aborts executions, so an error cannot be.
-        let Ok((key, outcome)) = ended else { return };
-        self.stops.remove(&key);
-        // What it logged goes before its result.
-        while let Ok(progress) = self.progress.1.try_recv() {
+    fn reported(&mut self, key: &LeaseKey) {
+        if let Some(progress) = self.running.get(key).and_then(|running| running.reporter.take()) {
             self.ledger.progressed(progress);
         }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+        // Panics are caught inside, so an error says that the caller's runtime is going down.
+        let (id, outcome) = ended.unwrap_or_else(|error| (error.id(), Outcome::Released));
+        let Some(key) = self.keys.remove(&id) else { return };
+        let mut metadata = None;
+        if let Some(Running { reporter, .. }) = self.running.remove(&key) {
+            // What it logged goes before its result.
+            while let Some(progress) = reporter.take() {
+                self.ledger.progressed(progress);
+            }
+            metadata = reporter.last_metadata();
+        }
         self.counters.count(&outcome);
-        self.ledger.finished(key, outcome.into());
+        self.ledger.finished(key, outcome.into(), metadata);
     }
 
     fn interrupt(&mut self, interrupt: &Interrupt) {
@@ -345,8 +337,8 @@ impl<E: Executor> Session<E> {
     }
 
     fn stop(&self, key: &LeaseKey, stop: Stop) {
-        if let Some(sender) = self.stops.get(key) {
-            sender.send_if_modified(|current| {
+        if let Some(running) = self.running.get(key) {
+            running.stop.send_if_modified(|current| {
                 let grows = stop > *current;
                 *current = stop.max(*current);
                 grows
@@ -373,16 +365,12 @@ impl<E: Executor> Session<E> {
         let out_of_time = self.leave_by.is_some_and(|by| Instant::now() >= by);
         self.leaving > Shutdown::Stay && (out_of_time || self.executions.is_empty() && self.ledger.is_settled())
     }
+}
 
-    /// Closes the stream; executions that outlived every patience are aborted.
-    async fn leave(self) {
-        if self.ledger.owed() > 0 {
-            tracing::warn!(results = self.ledger.owed(), "left without a receipt for every result");
-        }
-        if let Line::Up(link, _) = self.line {
-            link.close().await;
-        }
-    }
+/// What a panic said.
+fn said_in(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }
 
 async fn until(deadline: Option<Instant>) {

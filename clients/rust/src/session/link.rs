@@ -12,7 +12,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::endpoint::{EndpointError, MESSAGE_BYTES_MAX, Servers};
+use crate::endpoint::{Dialer, EndpointError, MESSAGE_BYTES_MAX};
 
 /// Messages between the session and the socket. Few, so that a heartbeat is made when there is room to send it.
 const OUTBOUND_MAX: usize = 8;
@@ -44,7 +44,7 @@ pub struct Link {
 
 impl Link {
     /// Dials server number `index` and waits for its Welcome.
-    pub async fn open(servers: &Servers, index: usize, hello: Hello) -> Result<Self, LinkError> {
+    pub async fn open(servers: &Dialer, index: usize, hello: Hello) -> Result<Self, LinkError> {
         let transport = servers.connect(index).await.map_err(|error| match error {
             EndpointError::Invalid(_) => LinkError::Refused(Status::invalid_argument(error.to_string())),
             EndpointError::Unreachable { .. } => LinkError::Unavailable(error.to_string()),

@@ -46,7 +46,7 @@ fn an_assignment_is_accepted_by_the_next_message() {
 fn a_lease_is_held_until_its_receipt() {
     let mut ledger = Ledger::new(1);
     ledger.assign(&lease("a"));
-    ledger.finished(key("a"), completed());
+    ledger.finished(key("a"), completed(), None);
     assert_eq!(ledger.leases(), [lease("a")]);
     assert_eq!(results(&said(&mut ledger)).len(), 1);
     ledger.receipted(&[receipt("a", true)]);
@@ -58,9 +58,9 @@ fn a_lease_is_held_until_its_receipt() {
 fn a_result_without_receipt_is_sent_again_after_a_resume() {
     let mut ledger = Ledger::new(1);
     ledger.assign(&lease("a"));
-    ledger.finished(key("a"), completed());
+    ledger.finished(key("a"), completed(), None);
     said(&mut ledger);
-    assert!(ledger.welcomed(1, &[]).is_empty());
+    assert!(ledger.welcomed(&[]).is_empty());
     assert_eq!(results(&said(&mut ledger)).len(), 1);
 }
 
@@ -68,9 +68,9 @@ fn a_result_without_receipt_is_sent_again_after_a_resume() {
 fn a_lost_execution_is_killed_and_its_result_dropped() {
     let mut ledger = Ledger::new(1);
     ledger.assign(&lease("a"));
-    assert_eq!(ledger.welcomed(1, &[lease("a")]), [key("a")]);
+    assert_eq!(ledger.welcomed(&[lease("a")]), [key("a")]);
     assert!(ledger.leases().is_empty());
-    ledger.finished(key("a"), completed());
+    ledger.finished(key("a"), completed(), None);
     assert!(said(&mut ledger).is_empty());
     assert!(ledger.is_settled());
 }
@@ -80,7 +80,7 @@ fn the_same_attempt_never_runs_twice() {
     let mut ledger = Ledger::new(9);
     assert_eq!(ledger.assign(&lease("a")), Decision::Start);
     assert_eq!(ledger.assign(&lease("a")), Decision::Duplicate);
-    ledger.finished(key("a"), completed());
+    ledger.finished(key("a"), completed(), None);
     assert_eq!(ledger.assign(&lease("a")), Decision::Duplicate);
     ledger.receipted(&[receipt("a", true)]);
     assert_eq!(ledger.assign(&lease("a")), Decision::Duplicate);
@@ -111,9 +111,11 @@ fn a_capacity_is_announced_once() {
     ledger.set_capacity(0);
     assert_eq!(said(&mut ledger), [Message::SetCapacity(SetCapacity { capacity: 0 })]);
     assert!(!ledger.has_outgoing());
-    // A stream opened with the full capacity has to be told again.
-    ledger.welcomed(4, &[]);
-    assert_eq!(said(&mut ledger), [Message::SetCapacity(SetCapacity { capacity: 0 })]);
+    // Hello tells it as well.
+    ledger.set_capacity(2);
+    assert_eq!(ledger.announce(), 2);
+    ledger.welcomed(&[]);
+    assert!(said(&mut ledger).is_empty());
 }
 
 #[test]
@@ -121,7 +123,7 @@ fn logs_go_before_the_result() {
     let mut ledger = Ledger::new(1);
     ledger.assign(&lease("a"));
     ledger.progressed(Progress { lease: Some(lease("a")), ..Progress::default() });
-    ledger.finished(key("a"), completed());
+    ledger.finished(key("a"), completed(), None);
     let said = said(&mut ledger);
     assert!(matches!(said[..], [Message::Progress(_), Message::Results(_)]));
 }
@@ -132,8 +134,8 @@ fn leaving_at_once_hands_back_what_did_not_complete() {
     ledger.assign(&lease("a"));
     ledger.assign(&lease("b"));
     assert_eq!(ledger.release_all().len(), 2);
-    ledger.finished(key("a"), completed());
-    ledger.finished(key("b"), result::Outcome::Failed(Default::default()));
+    ledger.finished(key("a"), completed(), None);
+    ledger.finished(key("b"), result::Outcome::Failed(Default::default()), None);
     let outcomes: Vec<_> = results(&said(&mut ledger)).into_iter().filter_map(|result| result.outcome).collect();
     assert_eq!(outcomes, [completed(), result::Outcome::Released(Released {})]);
 }

@@ -1,9 +1,11 @@
 //! What runs the jobs: the seam between the protocol and whatever executes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use errand_proto::v1::{Assignment, Lease, LogLine, Progress};
-use tokio::sync::{mpsc, watch};
+use errand_proto::v1::{Assignment, Lease};
+use tokio::sync::watch;
+
+use super::report::Reporter;
 
 /// Executes one attempt of one job at a time per call; calls run at the same time, up to the capacity.
 #[async_trait::async_trait]
@@ -59,14 +61,25 @@ impl Outcome {
 /// What an execution may say and hear while it runs.
 #[derive(Debug)]
 pub struct JobContext {
-    lease: Lease,
     stop: watch::Receiver<Stop>,
-    progress: mpsc::Sender<Progress>,
+    reporter: Reporter,
 }
 
 impl JobContext {
-    pub(super) fn new(lease: Lease, stop: watch::Receiver<Stop>, progress: mpsc::Sender<Progress>) -> Self {
-        Self { lease, stop, progress }
+    pub(super) fn new(stop: watch::Receiver<Stop>, reporter: Reporter) -> Self {
+        Self { stop, reporter }
+    }
+
+    /// A context without a session, and the end by which to stop it and to see what it reported.
+    pub(crate) fn detached(lease: &Lease) -> (Self, watch::Sender<Stop>, Reporter) {
+        let (stop, stops) = watch::channel(Stop::Run);
+        let reporter = Reporter::new(lease, Arc::default());
+        (Self::new(stops, reporter.clone()), stop, reporter)
+    }
+
+    /// How urgently it should stop at this moment.
+    pub fn stop(&self) -> Stop {
+        *self.stop.borrow()
     }
 
     /// Waits until the execution should stop more urgently than `level`, and says how. Cancel-safe.
@@ -83,28 +96,11 @@ impl JobContext {
 
     /// Where the execution's progress goes.
     pub fn reporter(&self) -> Reporter {
-        Reporter { lease: self.lease.clone(), progress: self.progress.clone() }
-    }
-}
-
-/// Sends logs and metadata of one execution; may be handed to a task beside it.
-#[derive(Clone, Debug)]
-pub struct Reporter {
-    lease: Lease,
-    progress: mpsc::Sender<Progress>,
-}
-
-impl Reporter {
-    /// Hands the lines over, or hands them back where the queue is full, e.g. while there is no connection.
-    pub fn try_log(&self, logs: Vec<LogLine>) -> Result<(), Vec<LogLine>> {
-        let progress = Progress { lease: Some(self.lease.clone()), metadata_json: None, logs };
-        self.progress.try_send(progress).map_err(|refused| refused.into_inner().logs)
+        self.reporter.clone()
     }
 
-    /// Replaces the job's metadata, a JSON object; false where the queue is full.
-    pub fn try_metadata(&self, metadata_json: String) -> bool {
-        let progress =
-            Progress { lease: Some(self.lease.clone()), metadata_json: Some(metadata_json), logs: Vec::new() };
-        self.progress.try_send(progress).is_ok()
+    /// Another ear for the same stops.
+    pub(crate) fn ear(&self) -> Self {
+        Self { stop: self.stop.clone(), reporter: self.reporter.clone() }
     }
 }

@@ -2,11 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clap::Parser;
-use errand_cli::{
-    ClientCommand,
-    endpoint::{ServerArgs, Servers},
-    session::{Executor, JobContext, Outcome, Runner, RunnerConfig, SessionError, Shutdown, Stop},
+use errand_client::{
+    Servers,
+    session::{self, Executor, JobContext, Outcome, RunnerConfig, SessionError, Shutdown, Stop},
 };
 use errand_proto::v1::{
     attach_request::Message as Said,
@@ -75,12 +73,6 @@ impl Stream {
         let receipts = vec![ResultReceipt { lease: Some(lease(job)), accepted: true }];
         self.tell(Told::ResultsAccepted(ResultsAccepted { receipts })).await;
     }
-
-    async fn shut_down(&self) {
-        let kind = CommandKind::Shutdown.into();
-        let command = Command { command_id: "c1".to_owned(), kind, graceful: true, ..Default::default() };
-        self.tell(Told::Command(command)).await;
-    }
 }
 
 type Result_ = errand_proto::v1::Result;
@@ -130,18 +122,6 @@ async fn service() -> (String, mpsc::Receiver<Stream>) {
     (url, opened)
 }
 
-#[derive(clap::Parser)]
-struct CommandLine {
-    #[command(subcommand)]
-    command: ClientCommand,
-}
-
-async fn work(url: &str, command: &[&str]) -> std::process::ExitCode {
-    let switches = ["errand", "work", "--channel", "c", "--server", url, "--token", "t", "--kill-after", "5", "--"];
-    let line = CommandLine::try_parse_from(switches.iter().chain(command)).unwrap();
-    errand_cli::run(line.command).await
-}
-
 /// Completes a job once the test says so.
 struct Gate(Arc<Notify>);
 
@@ -156,10 +136,8 @@ impl Executor for Gate {
 }
 
 fn config(url: &str, token: Option<&str>) -> RunnerConfig {
-    let token = token.map(str::to_owned);
-    let server = ServerArgs { server: url.to_owned(), token, tls_ca: None, tls_cert: None, tls_key: None };
     RunnerConfig {
-        servers: Servers::new(&server).unwrap(),
+        servers: Servers::at(url).token(token.unwrap_or_default()).dialer().unwrap(),
         runner_id: "r1".to_owned(),
         channels: vec!["c".to_owned()],
         capacity: 2,
@@ -169,70 +147,11 @@ fn config(url: &str, token: Option<&str>) -> RunnerConfig {
 }
 
 #[tokio::test]
-async fn a_command_answers_its_payload_and_drains_on_shutdown() {
-    let (url, mut opened) = service().await;
-    let play = async {
-        let mut stream = opened.recv().await.unwrap();
-        stream.welcome().await;
-        stream.assign("j1", r#"{"n": 12345678901234567890}"#).await;
-        let result = stream.result().await;
-        let result_json = r#"{"n": 12345678901234567890}"#.to_owned();
-        assert_eq!(result.outcome, Some(Ended::Completed(Completed { result_json })));
-        stream.accept("j1").await;
-        stream.shut_down().await;
-        while let Ok(Some(_)) = stream.said.message().await {}
-    };
-    let (code, ()) = tokio::join!(work(&url, &["cat"]), play);
-    assert_eq!(code, std::process::ExitCode::SUCCESS);
-}
-
-#[tokio::test]
-async fn standard_error_is_the_log_and_goes_before_the_result() {
-    let (url, mut opened) = service().await;
-    let play = async {
-        let mut stream = opened.recv().await.unwrap();
-        stream.welcome().await;
-        stream.assign("j1", "{}").await;
-        let lines = stream.until(|said| match said {
-            Said::Progress(progress) => Some(progress.logs),
-            Said::Results(_) => panic!("the result came first"),
-            _ => None,
-        });
-        assert_eq!(lines.await[0].message, "no such address");
-        let Some(Ended::Failed(failed)) = stream.result().await.outcome else { panic!("it failed") };
-        assert!(failed.permanent);
-        assert_eq!(failed.error, "no such address");
-        stream.accept("j1").await;
-        stream.shut_down().await;
-        while let Ok(Some(_)) = stream.said.message().await {}
-    };
-    tokio::join!(work(&url, &["sh", "-c", "echo no such address >&2; exit 64"]), play);
-}
-
-#[tokio::test]
-async fn a_cancel_stops_the_whole_process_group() {
-    let (url, mut opened) = service().await;
-    let play = async {
-        let mut stream = opened.recv().await.unwrap();
-        stream.welcome().await;
-        stream.assign("j1", "{}").await;
-        stream.until(|said| matches!(said, Said::Progress(_)).then_some(())).await;
-        let reason = InterruptReason::Requested.into();
-        stream.tell(Told::Interrupt(Interrupt { lease: Some(lease("j1")), reason })).await;
-        assert_eq!(stream.result().await.outcome, Some(Ended::Canceled(Canceled {})));
-        stream.accept("j1").await;
-        stream.shut_down().await;
-        while let Ok(Some(_)) = stream.said.message().await {}
-    };
-    tokio::join!(work(&url, &["sh", "-c", "echo started >&2; sleep 600; true"]), play);
-}
-
-#[tokio::test]
 async fn a_lost_stream_is_resumed_and_the_result_said_again() {
     let (url, mut opened) = service().await;
     let gate = Arc::new(Notify::new());
     let (shutdown, shut) = watch::channel(Shutdown::Stay);
-    let runner = tokio::spawn(Runner::new(config(&url, Some("t")), Gate(Arc::clone(&gate))).run(shut));
+    let runner = tokio::spawn(session::run(config(&url, Some("t")), Gate(Arc::clone(&gate)), shut));
 
     let mut stream = opened.recv().await.unwrap();
     assert!(stream.welcome().await.session_id.is_empty());
@@ -264,7 +183,7 @@ async fn a_lost_stream_is_resumed_and_the_result_said_again() {
 async fn leaving_at_once_hands_the_job_back() {
     let (url, mut opened) = service().await;
     let (shutdown, shut) = watch::channel(Shutdown::Stay);
-    let runner = tokio::spawn(Runner::new(config(&url, Some("t")), Gate(Arc::new(Notify::new()))).run(shut));
+    let runner = tokio::spawn(session::run(config(&url, Some("t")), Gate(Arc::new(Notify::new())), shut));
     let mut stream = opened.recv().await.unwrap();
     stream.welcome().await;
     stream.assign("j1", "{}").await;
@@ -281,6 +200,6 @@ async fn leaving_at_once_hands_the_job_back() {
 async fn a_runner_without_a_token_is_told_so_at_once() {
     let (url, _opened) = service().await;
     let (_shutdown, shut) = watch::channel(Shutdown::Stay);
-    let refused = Runner::new(config(&url, None), Gate(Arc::new(Notify::new()))).run(shut).await;
+    let refused = session::run(config(&url, None), Gate(Arc::new(Notify::new())), shut).await;
     assert!(matches!(refused, Err(SessionError::Refused(_))));
 }

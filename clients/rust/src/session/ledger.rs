@@ -113,13 +113,18 @@ impl Ledger {
         self.capacity = capacity;
     }
 
+    /// The capacity as it stands, for Hello to tell.
+    pub fn announce(&mut self) -> u32 {
+        self.announced = self.capacity;
+        self.capacity
+    }
+
     pub fn heartbeat_due(&mut self) {
         self.heartbeat_due = true;
     }
 
-    /// A stream is up, and was opened with `capacity`. Returns the executions to kill.
-    pub fn welcomed(&mut self, capacity: u32, lost: &[Lease]) -> Vec<LeaseKey> {
-        self.announced = capacity;
+    /// A stream is up. Returns the executions to kill.
+    pub fn welcomed(&mut self, lost: &[Lease]) -> Vec<LeaseKey> {
         self.heartbeat_due = true;
         let killed = lost.iter().map(LeaseKey::from).filter(|key| self.lose(key)).collect();
         // Whatever was said on the stream before may not have been heard.
@@ -154,15 +159,15 @@ impl Ledger {
         Decision::Released
     }
 
-    /// An execution ended.
-    pub fn finished(&mut self, key: LeaseKey, outcome: result::Outcome) {
+    /// An execution ended, and left this metadata.
+    pub fn finished(&mut self, key: LeaseKey, outcome: result::Outcome, metadata_json: Option<String>) {
         let outcome = match (self.executions.remove(&key), outcome) {
             (None | Some(Execution::Lost), _) => return,
             (Some(Execution::Releasing), completed @ result::Outcome::Completed(_)) => completed,
             (Some(Execution::Releasing), _) => result::Outcome::Released(Released {}),
             (Some(Execution::Running), outcome) => outcome,
         };
-        self.owe(key, outcome, None);
+        self.owe(key, outcome, metadata_json);
     }
 
     fn owe(&mut self, key: LeaseKey, outcome: result::Outcome, metadata_json: Option<String>) {
