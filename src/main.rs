@@ -39,6 +39,7 @@ enum Command {
     Probe(Probe),
     #[command(flatten)]
     Client(errand_cli::ClientCommand),
+    Conformance(errand_conformance::Conformance),
 }
 
 const SOURCES: &str = "Every switch is also a variable (--data-dir is ERRAND_DATA_DIR) and a key of the file (data_dir). \
@@ -61,6 +62,10 @@ fn main() -> ExitCode {
         Some(Command::Probe(probe)) => runtime().and_then(|runtime| runtime.block_on(probe::run(probe))),
         Some(Command::Client(command)) => match runtime() {
             Ok(runtime) => return runtime.block_on(errand_cli::run(command)),
+            Err(error) => Err(error),
+        },
+        Some(Command::Conformance(command)) => match runtime() {
+            Ok(runtime) => return runtime.block_on(command.run()),
             Err(error) => Err(error),
         },
     };

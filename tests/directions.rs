@@ -53,7 +53,7 @@ const DRIVERS: &[&str] = &["sqlx", "tonic", "axum", "prost", "hyper", "errand_pr
 /// The modules that know none of them.
 const DRIVERLESS: &[&str] = &["model", "clock", "drain", "queue", "fleet", "engine"];
 /// The folders whose sources follow the rules of text.
-const SOURCES: &[&str] = &["src", "gateway/src", "cli/src", "clients/rust/src", "proto/src"];
+const SOURCES: &[&str] = &["src", "gateway/src", "cli/src", "clients/rust/src", "conformance/src", "proto/src"];
 const LINES_MAX: usize = 500;
 
 /// One source file.
@@ -277,7 +277,8 @@ fn the_model_reads_no_clock_and_waits_for_nothing() {
 #[test]
 fn only_the_program_names_the_service() {
     let mut complaints = Vec::new();
-    for source in ["src", "gateway/src", "cli/src", "clients/rust/src"].into_iter().flat_map(sources) {
+    for source in ["src", "gateway/src", "cli/src", "clients/rust/src", "conformance/src"].into_iter().flat_map(sources)
+    {
         if source.path != "src/main.rs" {
             for at in source.names("errand", false) {
                 complaints.push(source.complain(at, "names the crate errand"));
