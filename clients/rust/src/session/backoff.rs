@@ -31,7 +31,6 @@ impl Backoff {
 }
 
 /// A number evenly spread over 0.0 to 1.0, from the random bits of a UUID.
-#[expect(clippy::disallowed_methods, reason = "the one source of chance here; tests hand in their own numbers")]
 pub fn chance() -> f64 {
     let (_, low) = uuid::Uuid::new_v4().as_u64_pair();
     f64::from(low as u32) / f64::from(u32::MAX)
