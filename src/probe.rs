@@ -9,10 +9,11 @@ use std::{
     io::Write,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::Subcommand;
+use tokio::time::Instant;
 
 use crate::{start_error::StartError, store::sqlite};
 

@@ -27,7 +27,6 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Reads a time, or a duration before this moment.
-#[expect(clippy::disallowed_methods, reason = "a person means the wall clock of the machine in front of them")]
 pub fn since(text: &str) -> Result<Timestamp, String> {
     match humantime::parse_duration(text) {
         Ok(ago) => {

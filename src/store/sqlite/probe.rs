@@ -1,14 +1,12 @@
 //! How fast SQLite takes rows here, with nothing around it: what a store could do at all.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, Connection,
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
+use tokio::time::Instant;
 
 use super::unavailable;
 use crate::store::StoreError;

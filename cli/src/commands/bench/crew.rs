@@ -23,7 +23,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{ClientError, target::Target};
-use crate::endpoint::{Servers, Transport};
+use errand_client::{Dialer, endpoint::Transport};
 
 /// A silent runner gets no jobs after twice the service's interval, which is 5 s unless said.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ impl Crew {
         for _ in 0..count {
             let runner = Runner {
                 client: target.runners().await?,
-                servers: target.servers(),
+                dialer: target.dialer(),
                 receipts: crew.receipts.clone(),
                 started: started.clone(),
             };
@@ -128,7 +128,7 @@ fn hello(channels: &[String], capacity: u32) -> Hello {
 
 struct Runner {
     client: RunnersClient<Transport>,
-    servers: Servers,
+    dialer: Dialer,
     receipts: Arc<Receipts>,
     started: Option<Started>,
 }
@@ -144,7 +144,7 @@ impl Runner {
         };
         say(attach_request::Message::Hello(hello))?;
         let attached = self.client.attach(ReceiverStream::new(messages)).await;
-        let mut incoming = attached.map_err(|status| ClientError::refusal(&status, &self.servers))?.into_inner();
+        let mut incoming = attached.map_err(|status| ClientError::refusal(&status, &self.dialer))?.into_inner();
         let mut welcome = Some(welcome);
         let mut heartbeat = interval(HEARTBEAT);
         loop {
@@ -158,7 +158,7 @@ impl Runner {
                     continue;
                 }
             };
-            let message = message.map_err(|status| ClientError::refusal(&status, &self.servers))?;
+            let message = message.map_err(|status| ClientError::refusal(&status, &self.dialer))?;
             match message.and_then(|message| message.message) {
                 Some(attach_response::Message::Welcome(_)) => {
                     if let Some(welcome) = welcome.take() {

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::{ClientError, target::Target};
-use crate::endpoint::Transport;
+use errand_client::endpoint::Transport;
 
 /// Jobs in one batch.
 pub const BATCH: usize = 100;

@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
+use errand_client::{
+    Dialer, Servers,
+    endpoint::{MESSAGE_BYTES_MAX, Transport},
+};
 use errand_proto::v1::{jobs_client::JobsClient, runners_client::RunnersClient};
 
 use super::{ClientError, service::Service};
-use crate::endpoint::{MESSAGE_BYTES_MAX, ServerArgs, Servers, Transport};
 
 /// Where jobs go and come from.
 pub struct Target {
-    servers: Servers,
+    dialer: Dialer,
     /// Host and port of the REST gateway, and the token to show there.
     pub rest: Option<(String, String)>,
     /// Where it was started here.
@@ -46,21 +49,18 @@ impl Target {
         rest: Option<(String, String)>,
         service: Option<Service>,
     ) -> Result<Target, ClientError> {
-        let arguments = ServerArgs {
-            server: url.to_owned(),
-            token: token.map(str::to_owned),
-            tls_ca: None,
-            tls_cert: None,
-            tls_key: None,
-        };
-        let target = Target { servers: Servers::new(&arguments)?, rest, service };
+        let mut servers = Servers::at(url);
+        if let Some(token) = token {
+            servers = servers.token(token);
+        }
+        let target = Target { dialer: servers.dialer()?, rest, service };
         target.connect().await?;
         Ok(target)
     }
 
     /// A connection of its own.
     pub async fn connect(&self) -> Result<Transport, ClientError> {
-        Ok(self.servers.connect_any(0).await?)
+        Ok(self.dialer.connect_any(0).await?)
     }
 
     pub async fn jobs(&self) -> Result<JobsClient<Transport>, ClientError> {
@@ -73,11 +73,11 @@ impl Target {
 
     /// Explains a refusal.
     pub fn refusal(&self, status: &tonic::Status) -> ClientError {
-        ClientError::refusal(status, &self.servers)
+        ClientError::refusal(status, &self.dialer)
     }
 
     /// What explains refusals where there is no target at hand.
-    pub fn servers(&self) -> Servers {
-        self.servers.clone()
+    pub fn dialer(&self) -> Dialer {
+        self.dialer.clone()
     }
 }

@@ -126,7 +126,6 @@ impl Log {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a log line bears the wall clock of the machine it was written on")]
 fn line(kind: LogKind, message: String) -> LogLine {
     LogLine { at: Some(SystemTime::now().into()), kind: kind.into(), message, meta_json: String::new() }
 }
