@@ -35,7 +35,7 @@ impl Shared {
         let command_id = command.command_id.clone();
         let (to, mut replies) = mpsc::channel(1);
         let started = Instant::now();
-        let alive = self.registry.find(runner_id, self.now()).await.is_some_and(|presence| presence.alive);
+        let alive = self.registry.lives(runner_id, self.now()).await;
         if !alive || !self.registry.expect_reply(&command_id, to) {
             return None;
         }
@@ -56,7 +56,7 @@ impl Shared {
         if self.give(&runner_id.into(), command).await {
             return Ok(());
         }
-        let known = self.registry.find(runner_id, self.now()).await.is_some_and(|presence| presence.alive);
+        let known = self.registry.lives(runner_id, self.now()).await;
         Err(if known { EngineError::Busy("the runner takes no commands; try again") } else { RUNNER_NOT_FOUND })
     }
 

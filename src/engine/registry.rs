@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::messages::{Presence, Reply};
 use crate::{
-    fleet::{Admission, Arrival, Beat, Fleet, Letter, Order},
+    fleet::{Admission, Arrival, Beat, Fleet, Letter, Order, Unreachable},
     model::Timestamp,
 };
 
@@ -184,12 +184,17 @@ impl Registry {
         runners.into_values().collect()
     }
 
-    pub async fn find(&self, runner_id: &str, now: Timestamp) -> Option<Presence> {
+    pub async fn find(&self, runner_id: &str, now: Timestamp) -> Result<Option<Presence>, Unreachable> {
         let own = self.entries().get(runner_id).map(|entry| entry.presence.clone());
         match own {
-            Some(presence) => Some(Presence { alive: self.is_alive(&presence, now), ..presence }),
+            Some(presence) => Ok(Some(Presence { alive: self.is_alive(&presence, now), ..presence })),
             None => self.fleet.find(runner_id).await,
         }
+    }
+
+    /// Whether a runner is known to be alive.
+    pub async fn lives(&self, runner_id: &str, now: Timestamp) -> bool {
+        matches!(self.find(runner_id, now).await, Ok(Some(runner)) if runner.alive)
     }
 
     /// Runners attached to this node.
@@ -202,7 +207,7 @@ impl Registry {
         if let Some(sent) = self.order_here(runner_id, &order) {
             return sent;
         }
-        let Some(runner) = self.fleet.find(runner_id).await else { return false };
+        let Ok(Some(runner)) = self.fleet.find(runner_id).await else { return false };
         if runner.node_id == self.node_id {
             return false;
         }

@@ -61,8 +61,8 @@ pub async fn both_nodes_see_the_same_runners(a: &dyn Fleet, b: &dyn Fleet) {
     assert_eq!(b.admit(arrival("r1", "b", "s1", 2)).await, Admission::Fresh);
     for fleet in [a, b] {
         assert_eq!(names(fleet).await, [("r1".into(), true), ("r2".into(), true)]);
-        assert_eq!(fleet.find("r2").await, Some(presence("r2", "a")));
-        assert_eq!(fleet.find("r3").await, None);
+        assert_eq!(fleet.find("r2").await.expect("an answer"), Some(presence("r2", "a")));
+        assert_eq!(fleet.find("r3").await.expect("an answer"), None);
     }
 }
 
@@ -71,10 +71,10 @@ pub async fn a_beat_renews_what_is_known(a: &dyn Fleet, b: &dyn Fleet) {
     a.admit(arrival("r1", "a", "s1", 1)).await;
     let busy = Presence { running: 3, jobs_processed: 8, paused: true, ..presence("r1", "a") };
     announce(a, "a", vec![beat(busy.clone(), "s1", 1)]).await;
-    assert_eq!(b.find("r1").await, Some(busy));
+    assert_eq!(b.find("r1").await.expect("an answer"), Some(busy));
     // A beat of somebody the fleet does not know, as after it lost its memory.
     announce(a, "a", vec![beat(presence("r2", "a"), "s2", 9)]).await;
-    assert_eq!(b.find("r2").await, Some(presence("r2", "a")));
+    assert_eq!(b.find("r2").await.expect("an answer"), Some(presence("r2", "a")));
 }
 
 pub async fn a_silent_runner_is_listed_and_not_alive(a: &dyn Fleet, b: &dyn Fleet) {
@@ -83,7 +83,7 @@ pub async fn a_silent_runner_is_listed_and_not_alive(a: &dyn Fleet, b: &dyn Flee
     let silent = Beat { heard_ago: SILENT_AFTER + Duration::from_secs(1), ..beat(presence("r1", "a"), "s1", 1) };
     announce(a, "a", vec![silent]).await;
     assert_eq!(names(b).await, [("r1".into(), false)]);
-    assert!(!b.find("r1").await.expect("a runner").alive);
+    assert!(!b.find("r1").await.expect("an answer").expect("a runner").alive);
     announce(a, "a", vec![beat(presence("r1", "a"), "s1", 1)]).await;
     assert_eq!(names(b).await, [("r1".into(), true)]);
 }
@@ -93,7 +93,7 @@ pub async fn a_runner_that_left_is_listed_and_not_alive(a: &dyn Fleet, b: &dyn F
     a.admit(arrival("r1", "a", "s1", 1)).await;
     let last = Presence { jobs_processed: 5, running: 2, ..presence("r1", "a") };
     assert!(a.depart(beat(last.clone(), "s1", 1)).await);
-    let seen = b.find("r1").await.expect("a runner");
+    let seen = b.find("r1").await.expect("an answer").expect("a runner");
     assert_eq!(seen, Presence { alive: false, running: 0, ..last });
     // A late beat of the stream that closed does not bring it back.
     announce(a, "a", vec![beat(presence("r1", "a"), "s1", 1)]).await;
@@ -110,12 +110,12 @@ pub async fn a_session_goes_on_at_another_node(a: &dyn Fleet, b: &dyn Fleet) {
     let earlier = Stream { node_id: "a".into(), stream: 1, attached: true };
     let resumed = Admission::Resumed { earlier, jobs_processed: 5, jobs_failed: 2, started: Timestamp(5) };
     assert_eq!(b.admit(back).await, resumed);
-    let seen = a.find("r1").await.expect("a runner");
+    let seen = a.find("r1").await.expect("an answer").expect("a runner");
     assert_eq!((seen.jobs_processed, seen.started, &*seen.node_id), (5, Timestamp(5), "b"));
     // The earlier stream is no longer the runner's.
     announce(a, "a", vec![beat(presence("r1", "a"), "s1", 1)]).await;
     assert!(!a.depart(beat(presence("r1", "a"), "s1", 1)).await);
-    let seen = a.find("r1").await.expect("a runner");
+    let seen = a.find("r1").await.expect("an answer").expect("a runner");
     assert_eq!((&*seen.node_id, seen.alive), ("b", true));
     assert!(b.depart(beat(seen, "s1", 2)).await);
     let again = Arrival { resumes: true, ..arrival("r1", "a", "s1", 3) };
@@ -129,7 +129,7 @@ pub async fn a_living_runners_id_is_taken(a: &dyn Fleet, b: &dyn Fleet) {
     assert_eq!(b.admit(arrival("r1", "b", "s2", 2)).await, Admission::Taken);
     let claims = Arrival { resumes: true, ..arrival("r1", "b", "another", 2) };
     assert_eq!(b.admit(claims).await, Admission::Taken, "a session that is not the runner's");
-    assert_eq!(a.find("r1").await, Some(presence("r1", "a")), "and nothing changed");
+    assert_eq!(a.find("r1").await.expect("an answer"), Some(presence("r1", "a")), "and nothing changed");
     a.depart(beat(presence("r1", "a"), "s1", 1)).await;
     let earlier = Stream { node_id: "a".into(), stream: 1, attached: false };
     let replaced = Admission::Replaced { earlier, session_id: "s1".into() };

@@ -12,7 +12,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Admission, Arrival, Beat, Fleet, LETTERS_MAX, Letter, NODE_SILENT_AFTER, NodeReport, REMEMBER, Stream};
+use super::{
+    Admission, Arrival, Beat, Fleet, LETTERS_MAX, Letter, NODE_SILENT_AFTER, NodeReport, REMEMBER, Stream, Unreachable,
+};
 use crate::model::runner::Presence;
 
 /// Letters handed over at once.
@@ -162,10 +164,9 @@ impl Fleet for MemoryFleet {
         shared.runners.values().map(presence).collect()
     }
 
-    async fn find(&self, runner_id: &str) -> Option<Presence> {
+    async fn find(&self, runner_id: &str) -> Result<Option<Presence>, Unreachable> {
         let shared = self.hub.lock();
-        let runner = shared.runners.get(runner_id)?;
-        Some(shared.presence(runner, self.hub.silent_after))
+        Ok(shared.runners.get(runner_id).map(|runner| shared.presence(runner, self.hub.silent_after)))
     }
 
     async fn nodes(&self) -> Vec<NodeReport> {

@@ -130,10 +130,15 @@ pub enum Letter {
     Events(Vec<JobEvent>),
 }
 
+/// Nobody could be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the fleet cannot be reached")]
+pub struct Unreachable;
+
 /// One node's view of the fleet.
 ///
-/// No method fails: where the adapter cannot reach the others, a runner is not found, a letter is not delivered, and
-/// nobody leads.
+/// Where the adapter cannot reach the others, streams are let in, letters are not delivered, and nobody leads; only who asks
+/// for one runner is told, for not to find it means that it is gone.
 #[async_trait]
 pub trait Fleet: Send + Sync {
     /// Registers a stream, unless another incarnation of its runner lives. An earlier stream of the runner is no longer the
@@ -151,7 +156,7 @@ pub trait Fleet: Send + Sync {
     async fn roster(&self) -> Vec<Presence>;
 
     /// One runner, and whether it lives.
-    async fn find(&self, runner_id: &str) -> Option<Presence>;
+    async fn find(&self, runner_id: &str) -> Result<Option<Presence>, Unreachable>;
 
     /// The nodes that are there, in order of id, as they last announced themselves.
     async fn nodes(&self) -> Vec<NodeReport>;
