@@ -13,6 +13,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("drain", &[]),
     ("clock", &["model"]),
+    ("redis_link", &["drain"]),
     ("store", &["model"]),
     ("queue", &["model"]),
     ("fleet", &["model"]),
@@ -36,6 +37,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "fleet",
             "grpc",
             "queue",
+            "redis_link",
             "start_error",
             "store",
             "tls",
@@ -54,6 +56,8 @@ const DRIVERS: &[&str] = &["sqlx", "tonic", "axum", "prost", "hyper", "errand_pr
 const DRIVERLESS: &[&str] = &["model", "clock", "drain", "queue", "fleet", "engine"];
 /// The folders whose sources follow the rules of text.
 const SOURCES: &[&str] = &["src", "gateway/src", "cli/src", "clients/rust/src", "conformance/src", "proto/src"];
+/// Where the crate redis may be named.
+const REDIS_FOLDERS: &[&str] = &["src/redis_link/"];
 const LINES_MAX: usize = 500;
 
 /// One source file.
@@ -256,6 +260,12 @@ fn drivers_stay_in_their_adapters() {
             for at in source.names("sqlx", false) {
                 complaints.push(source.complain(at, "names sqlx outside src/store/sqlite"));
             }
+        }
+        // A module of the house may bear the same name.
+        let outside = !REDIS_FOLDERS.iter().any(|folder| source.path.starts_with(folder));
+        let is_crate = |at: &usize| !source.code[..*at].ends_with("::");
+        for at in source.names("redis", false).into_iter().filter(|at| outside && is_crate(at)) {
+            complaints.push(source.complain(at, "names the crate redis"));
         }
     }
     hold(&complaints);
