@@ -3,10 +3,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Admission, Arrival, Beat, ChannelReport, Fleet, Letter, NodeReport, Order, Stream};
-use crate::model::{
-    EventKind, JobEvent, JobId, Lease, Timestamp,
-    runner::{Command, CommandKind, InterruptReason, Presence, Reply},
+use super::{
+    Admission, Arrival, Beat, ChannelReport, Fleet, Letter, NodeReport, Order, Stream,
+    redis::{FleetSettings, RedisFleet},
+};
+use crate::{
+    drain::Drain,
+    model::{
+        EventKind, JobEvent, JobId, Lease, Timestamp,
+        runner::{Command, CommandKind, InterruptReason, Presence, Reply},
+    },
+    redis_link::{LinkSettings, RedisLink},
 };
 
 pub const SILENT_AFTER: Duration = Duration::from_secs(10);
@@ -240,6 +247,14 @@ pub async fn a_leader_that_is_not_heard_of_is_followed_by_another(a: &dyn Fleet,
     assert!(!a.lead(Duration::from_secs(30)).await);
 }
 
+/// One node's handle on the Redis that tests are given.
+async fn joined(node_id: &str, prefix: &str, drain: &Drain) -> RedisFleet {
+    let url = std::env::var("ERRAND_TEST_REDIS_URL").expect("a Redis: run scripts/with-servers cargo nextest run");
+    let link = RedisLink::open(LinkSettings { url, prefix: prefix.into() }, drain).await.expect("a link");
+    let settings = FleetSettings { database_id: "tests".into(), node_id: node_id.into(), silent_after: SILENT_AFTER };
+    RedisFleet::join(link, settings).await
+}
+
 macro_rules! contract {
     ($($case:ident,)*) => {
         mod memory {
@@ -247,6 +262,15 @@ macro_rules! contract {
             async fn $case() {
                 let hub = super::super::memory::Hub::new(super::SILENT_AFTER);
                 super::$case(&hub.join("a".into()), &hub.join("b".into())).await;
+            })*
+        }
+        mod redis {
+            $(#[tokio::test]
+            async fn $case() {
+                let drain = super::Drain::new();
+                let prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
+                super::$case(&super::joined("a", &prefix, &drain).await, &super::joined("b", &prefix, &drain).await).await;
+                drain.stop().await;
             })*
         }
     };
