@@ -15,7 +15,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clock", &["model"]),
     ("redis_link", &["drain"]),
     ("store", &["model"]),
-    ("queue", &["model"]),
+    ("queue", &["drain", "model", "redis_link"]),
     ("fleet", &["model", "redis_link"]),
     ("engine", &["clock", "drain", "fleet", "model", "queue", "store"]),
     ("grpc", &["clock", "drain", "engine", "model", "store"]),
@@ -48,7 +48,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("main", &[]),
 ];
 /// Adapters: only these modules name them, the composition root and what measures one by itself.
-const ADAPTERS: &[&str] = &["store::sqlite", "store::memory", "queue::memory", "fleet::memory", "fleet::redis"];
+const ADAPTERS: &[&str] =
+    &["store::sqlite", "store::memory", "queue::memory", "queue::redis", "fleet::memory", "fleet::redis"];
 const MAY_NAME_ADAPTERS: &[&str] = &["server", "probe"];
 /// Crates that talk to a database or to a network, with those whose names start so.
 const DRIVERS: &[&str] = &["sqlx", "tonic", "axum", "prost", "hyper", "errand_proto"];
@@ -57,7 +58,7 @@ const DRIVERLESS: &[&str] = &["model", "clock", "drain", "queue", "fleet", "engi
 /// The folders whose sources follow the rules of text.
 const SOURCES: &[&str] = &["src", "gateway/src", "cli/src", "clients/rust/src", "conformance/src", "proto/src"];
 /// Where the crate redis may be named.
-const REDIS_FOLDERS: &[&str] = &["src/redis_link/", "src/fleet/redis"];
+const REDIS_FOLDERS: &[&str] = &["src/redis_link/", "src/queue/redis/", "src/fleet/redis"];
 const LINES_MAX: usize = 500;
 
 /// One source file.

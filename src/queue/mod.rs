@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod contract;
 pub mod memory;
+pub mod redis;
 
 use std::{sync::Arc, time::Duration};
 

@@ -50,9 +50,12 @@ impl Bench {
         offers.iter().map(|offer| offer.ready.id.0.as_u128()).collect()
     }
 
-    /// What somebody takes who was not there before.
+    /// What somebody takes who comes by.
     pub async fn all_of(&self, name: &str) -> Vec<u128> {
-        self.take(&[name], 1_000, &waiter(999)).await
+        let passer_by = waiter(999);
+        let all = self.take(&[name], 1_000, &passer_by).await;
+        self.queue.leave(&[channel(name)], &passer_by).await;
+        all
     }
 }
 
@@ -109,6 +112,14 @@ macro_rules! on_every_queue {
                 #[tokio::test(start_paused = true)]
                 async fn $case() {
                     super::$group::$case(&super::memory()).await;
+                }
+            )*
+        }
+        mod in_redis {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$group::$case(&crate::queue::redis::tests::fresh().await).await;
                 }
             )*
         }
