@@ -55,14 +55,18 @@ pub struct Switches {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<Text>,
-    /// The database, as sqlite:PATH [default: errand.db in the data directory]
+    /// The database: sqlite:PATH or postgres://USER@HOST/NAME [default: errand.db in the data directory]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database_url: Option<Text>,
-    /// Not supported by this version, which runs as one node
-    #[arg(long, value_name = "URL", hide = true)]
+    /// What nodes that share a Postgres share besides: redis://HOST:PORT/DB, rediss:// or redis+cluster:// [default: none]
+    #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_url: Option<Text>,
+    /// How every key in Redis begins [default: errand]
+    #[arg(long, value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_prefix: Option<Text>,
     /// The secret that signs tokens (HS256) [default: auth.key in the data directory, made if absent]
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,6 +153,23 @@ pub struct Switches {
     pub node_id: Option<Text>,
 }
 
+/// Where jobs are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// SQLite, in a file in the data directory.
+    InDataDir,
+    Sqlite(PathBuf),
+    /// The URL, which may carry a password.
+    Postgres(String),
+}
+
+/// What nodes share besides the database. The URL may carry a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redis {
+    pub url: String,
+    pub prefix: String,
+}
+
 /// Who vouches for callers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthSource {
@@ -173,8 +194,9 @@ pub struct Config {
     pub http: Option<String>,
     pub grpc: String,
     pub data_dir: PathBuf,
-    /// `None`: in the data directory.
-    pub database: Option<PathBuf>,
+    pub database: Database,
+    /// `None`: this node is alone.
+    pub redis: Option<Redis>,
     pub auth: AuthSource,
     pub timings: Timings,
     pub tls: Option<TlsFiles>,
@@ -204,11 +226,8 @@ impl Config {
     }
 
     fn check(switches: Switches) -> Result<Config, Fault> {
-        if let Some(url) = &switches.redis_url {
-            let wanted =
-                format!("{} is not supported by this version, which runs as one node; leave it out", url.scheme());
-            return Err(Fault { key: "redis_url", wanted });
-        }
+        let database = values::database("database_url", &switches.database_url)?;
+        let redis = redis(&switches, &database)?;
         let data_dir = switches.data_dir.as_ref().map_or_else(|| PathBuf::from("./errand-data"), Text::path);
         let limits = limits(&switches)?;
         let body_max_bytes = values::size("body_max", &switches.body_max, 8 << 20)?;
@@ -217,7 +236,8 @@ impl Config {
             http: values::http_address("http", &switches.http, "127.0.0.1:8080")?,
             grpc: values::address("grpc", &switches.grpc, "127.0.0.1:50051")?,
             data_dir,
-            database: values::database("database_url", &switches.database_url)?,
+            database,
+            redis,
             auth: auth(&switches)?,
             timings: timings(&switches)?,
             tls: tls(&switches)?,
@@ -263,6 +283,22 @@ fn limits(switches: &Switches) -> Result<Limits, Fault> {
         return Err(Fault::new("message_max", "must be larger than payload_max, for a message carries a payload"));
     }
     Ok(limits)
+}
+
+fn redis(switches: &Switches, database: &Database) -> Result<Option<Redis>, Fault> {
+    let Some(Text(url)) = &switches.redis_url else {
+        return match switches.redis_prefix {
+            Some(_) => Err(Fault::new("redis_prefix", "asks for redis_url as well")),
+            None => Ok(None),
+        };
+    };
+    if !matches!(database, Database::Postgres(_)) {
+        let wanted = "is for nodes that share a Postgres, and SQLite serves one process: leave it out, or set \
+                      database_url to postgres://USER:PASSWORD@HOST/DATABASE";
+        return Err(Fault::new("redis_url", wanted));
+    }
+    let prefix = switches.redis_prefix.as_ref().map_or_else(|| "errand".to_owned(), |text| text.0.clone());
+    Ok(Some(Redis { url: url.clone(), prefix }))
 }
 
 fn timings(switches: &Switches) -> Result<Timings, Fault> {

@@ -4,6 +4,7 @@
 //! Deliberately absent: any decision about jobs, and any exit of the process but the hard stop that a second signal asks for.
 
 mod cut;
+mod foundation;
 mod greeting;
 mod in_flight;
 mod listen;
@@ -26,17 +27,13 @@ use crate::{
     data_dir::{DataDir, SigningKey},
     drain::Drain,
     engine::{Engine, Parts, Settings},
-    fleet::memory::Hub,
     grpc::{self, auth::Authenticator},
-    queue::memory::MemoryQueue,
     start_error::StartError,
-    store::{
-        Store,
-        sqlite::{OpenError, SqliteStore},
-    },
+    store::Store,
     tls::Tls,
     token::read_secret,
 };
+use foundation::Foundation;
 use listen::{Listeners, Servers};
 
 /// Sessions are told to leave and given 3 s by the engine; this only bounds an engine that hangs.
@@ -44,23 +41,15 @@ const GO_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// For each of: the engine's last flush, its loops, and the store.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl From<OpenError> for StartError {
-    fn from(error: OpenError) -> StartError {
-        tracing::debug!(cause = ?error, "the database cannot be opened");
-        StartError::Unavailable(error.to_string())
-    }
-}
-
 /// Runs the service until a signal drains it. Logging must have been started.
 pub async fn run(config: Config) -> Result<(), StartError> {
     let mut signals = Signals::install()?;
     let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     let data_dir = DataDir::open(&config.data_dir)?;
-    let _locks = data_dir.lock(config.database.as_deref())?;
+    let drain = Drain::new();
     let (auth, first_start) = authenticator(&config, &data_dir)?;
-
-    let database = config.database.clone().unwrap_or_else(|| data_dir.database());
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database).await?);
+    let foundation = Foundation::lay(&config, &data_dir, &drain).await?;
+    let store = foundation.store.clone();
     let listeners = match Listeners::bind(&config).await {
         Ok(listeners) => listeners,
         Err(error) => {
@@ -68,8 +57,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             return Err(error);
         }
     };
-    let drain = Drain::new();
-    let engine = start_engine(&config, store.clone(), drain.clone());
+    let engine = start_engine(&config, &foundation, drain.clone());
     let routes = grpc::routes(engine.clone(), Arc::new(auth), drain.clone());
     let (http, grpc) = (listeners.http_address(), listeners.grpc_address());
     let mut servers = Servers::start(listeners, routes, &config, tls, &drain)?;
@@ -112,11 +100,15 @@ async fn bounded(what: &str, limit: Duration, step: impl Future<Output = ()>) {
     }
 }
 
-fn start_engine(config: &Config, store: Arc<dyn Store>, drain: Drain) -> Engine {
+fn start_engine(config: &Config, foundation: &Foundation, drain: Drain) -> Engine {
     let settings = Settings { limits: config.limits, timings: config.timings, node_id: config.node_id.clone() };
-    let queue = Arc::new(MemoryQueue::new(config.limits.window_max));
-    let fleet = Arc::new(Hub::new(config.timings.silent_after()).join(config.node_id.clone()));
-    let parts = Parts { store, queue, fleet, clock: Arc::new(SystemClock::new()), dice: Arc::new(SystemDice::new()) };
+    let parts = Parts {
+        store: foundation.store.clone(),
+        queue: foundation.queue.clone(),
+        fleet: foundation.fleet.clone(),
+        clock: Arc::new(SystemClock::new()),
+        dice: Arc::new(SystemDice::new()),
+    };
     Engine::start(settings, parts, drain)
 }
 

@@ -83,20 +83,37 @@ fn a_lease_must_outlive_two_heartbeats() {
 }
 
 #[test]
-fn postgres_is_refused_without_repeating_the_password() {
-    let variables = [("ERRAND_DATABASE_URL", "postgres://me:secret@db/errand")];
-    let error = load_with("", &variables, Switches::default()).expect_err("postgres").to_string();
+fn another_database_is_refused_without_repeating_the_password() {
+    let variables = [("ERRAND_DATABASE_URL", "mysql://me:secret@db/errand")];
+    let error = load_with("", &variables, Switches::default()).expect_err("mysql").to_string();
     assert_eq!(
         error,
-        "database_url: postgres is not supported by this version; use sqlite:PATH (from the environment)"
+        "database_url: must be sqlite:PATH, or postgres://USER:PASSWORD@HOST/DATABASE (from the environment)"
     );
+}
+
+#[test]
+fn postgres_may_have_a_redis_beside_it() {
+    let url = "postgres://me:secret@db/errand?sslmode=require";
+    let variables = [("ERRAND_DATABASE_URL", url), ("ERRAND_REDIS_URL", "redis://cache/3")];
+    let config = load_with("redis_prefix = \"jobs\"\n", &variables, Switches::default()).expect("a fleet");
+    assert_eq!(config.database, Database::Postgres(url.to_owned()));
+    assert_eq!(config.redis, Some(Redis { url: "redis://cache/3".to_owned(), prefix: "jobs".to_owned() }));
+}
+
+#[test]
+fn sqlite_has_no_use_for_a_redis() {
+    let variables = [("ERRAND_REDIS_URL", "redis://:secret@cache")];
+    let error = load_with("", &variables, Switches::default()).expect_err("no postgres").to_string();
+    assert!(error.starts_with("redis_url: is for nodes that share a Postgres"), "{error}");
+    assert!(error.contains("database_url") && !error.contains("secret"), "{error}");
 }
 
 #[test]
 fn a_sqlite_path_is_taken_in_both_spellings() {
     for url in ["sqlite:/tmp/a.db", "sqlite:///tmp/a.db"] {
         let config = load_with("", &[("ERRAND_DATABASE_URL", url)], Switches::default()).expect(url);
-        assert_eq!(config.database, Some(PathBuf::from("/tmp/a.db")));
+        assert_eq!(config.database, Database::Sqlite(PathBuf::from("/tmp/a.db")));
     }
 }
 

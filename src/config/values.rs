@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::Fault;
+use super::{Database, Fault};
 
 /// The text of a value, from wherever it came. A TOML file may also give a number or a boolean; they become their text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -123,21 +123,21 @@ pub(super) fn address(key: &'static str, given: &Option<Text>, default: &str) ->
     }
 }
 
-/// `sqlite:PATH` or `sqlite://PATH`. The text is not repeated: a database URL may carry a password.
-pub(super) fn database(key: &'static str, given: &Option<Text>) -> Result<Option<PathBuf>, Fault> {
-    let Some(text) = given else { return Ok(None) };
+/// `sqlite:PATH`, `sqlite://PATH`, or a URL of Postgres. The text is not repeated: a database URL may carry a password.
+pub(super) fn database(key: &'static str, given: &Option<Text>) -> Result<Database, Fault> {
+    let Some(text) = given else { return Ok(Database::InDataDir) };
     let scheme = text.scheme();
     if scheme == "sqlite" {
         let path = text.0.strip_prefix("sqlite://").or_else(|| text.0.strip_prefix("sqlite:")).unwrap_or("");
         return match path {
             "" | ":memory:" => Err(Fault::new(key, "must name a file, such as sqlite:/var/lib/errand/errand.db")),
-            path => Ok(Some(PathBuf::from(path))),
+            path => Ok(Database::Sqlite(PathBuf::from(path))),
         };
     }
     if scheme == "postgres" || scheme == "postgresql" {
-        return Err(Fault::new(key, "postgres is not supported by this version; use sqlite:PATH"));
+        return Ok(Database::Postgres(text.0.clone()));
     }
-    Err(Fault::new(key, "must be sqlite:PATH"))
+    Err(Fault::new(key, "must be sqlite:PATH, or postgres://USER:PASSWORD@HOST/DATABASE"))
 }
 
 /// A duration above zero and up to a day, such as 500ms, 5s or 2m.

@@ -8,6 +8,7 @@ use super::{
     redis::{FleetSettings, RedisFleet},
 };
 use crate::{
+    clock::{Dice, SystemDice},
     drain::Drain,
     model::{
         EventKind, JobEvent, JobId, Lease, Timestamp,
@@ -268,7 +269,7 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $case() {
                 let drain = super::Drain::new();
-                let prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
+                let prefix = format!("test-{:016x}", super::Dice::roll(&super::SystemDice::new()));
                 super::$case(&super::joined("a", &prefix, &drain).await, &super::joined("b", &prefix, &drain).await).await;
                 drain.stop().await;
             })*

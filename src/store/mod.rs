@@ -8,6 +8,7 @@ mod codes;
 #[cfg(test)]
 mod contract;
 pub mod memory;
+pub mod postgres;
 pub mod sqlite;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -135,7 +135,7 @@ class SteadyPublishers:
         self.failures = []
         self.stopping = threading.Event()
         self.pause = threads / per_second
-        self.threads = [threading.Thread(target=self._publish, args=(number,)) for number in range(threads)]
+        self.threads = [threading.Thread(target=self._publish, args=(number,), daemon=True) for number in range(threads)]
         for thread in self.threads:
             thread.start()
 
@@ -168,7 +168,7 @@ class SteadyPublishers:
             except requests.RequestException as error:
                 self.refusals[type(error).__name__] = self.refusals.get(type(error).__name__, 0) + 1
             tries += 1
-            if time.monotonic() - began > 60:
+            if time.monotonic() - began > 60 or self.stopping.is_set() and time.monotonic() - began > 30:
                 self.failures.append(body)
                 return
             time.sleep(RETRY_PAUSE)

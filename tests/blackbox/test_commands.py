@@ -104,17 +104,25 @@ def test_without_a_gateway_grpc_serves_on(crew):
     assert service.grpc().publish().id
 
 
-@pytest.mark.parametrize(
-    ("switch", "url", "key"),
-    [
-        ("--database-url", "postgres://nobody@127.0.0.1:1/none", "database_url"),
-        ("--redis-url", "redis://127.0.0.1:1", "redis_url"),
-    ],
-)
-def test_a_server_that_this_build_cannot_use_is_64_and_named(switch, url, key, tmp_path):
-    done = errand("serve", *ANY, "--data-dir", str(tmp_path / "data"), switch, url)
+def test_a_postgres_that_is_not_there_is_69_and_named(tmp_path):
+    url = "postgres://nobody:secret@127.0.0.1:1/none"
+    done = errand("serve", *ANY, "--data-dir", str(tmp_path / "data"), "--database-url", url)
+    assert done.returncode == 69, done.stderr
+    assert "127.0.0.1:1" in sentence(done) and "secret" not in done.stderr
+
+
+@pytest.mark.topology("shared")
+def test_a_redis_that_is_not_there_is_69_and_named(tmp_path, backends):
+    urls = ("--database-url", backends.postgres.database(), "--redis-url", "redis://127.0.0.1:1")
+    done = errand("serve", *ANY, "--data-dir", str(tmp_path / "data"), *urls)
+    assert done.returncode == 69, done.stderr
+    assert "127.0.0.1:1" in sentence(done)
+
+
+def test_a_redis_beside_sqlite_is_64_and_named(tmp_path):
+    done = errand("serve", *ANY, "--data-dir", str(tmp_path / "data"), "--redis-url", "redis://127.0.0.1:1")
     assert done.returncode == 64, done.stderr
-    assert key in sentence(done)
+    assert "redis_url" in sentence(done) and "database_url" in done.stderr
 
 
 def test_a_second_process_on_the_same_data_is_refused(crew):

@@ -40,6 +40,20 @@ def fleet(crew, postgres, redis):
     return nodes
 
 
+@pytest.fixture
+def load(fleet, channel):
+    """Starts it; a test that fails does not leave it running."""
+    loads = []
+
+    def start(**publishing):
+        loads.append(Load(fleet, channel, **publishing))
+        return loads[-1]
+
+    yield start
+    for running in loads:
+        running.abandon()
+
+
 class Load:
     """Publishers and runners on every node, and what must hold once they are done."""
 
@@ -74,6 +88,11 @@ class Load:
         )
         twice = [job_id for job_id, times in accepted.items() if times > 1]
         assert not twice, f"ended twice: {twice[:5]}"
+
+    def abandon(self):
+        self.publishers.stopping.set()
+        for runner in self.runners:
+            runner.leaving.set()
 
     def executions(self):
         """How often each job began to run."""
@@ -129,8 +148,8 @@ def starts_within(fleet, channel, seconds):
     eventually("a job runs again", lambda: rest.status(job_id) == "completed", seconds=seconds)
 
 
-def test_a_node_dies_under_load(fleet, channel):
-    load = Load(fleet, channel)
+def test_a_node_dies_under_load(fleet, channel, load):
+    load = load()
     load.flows()
     fleet.nodes[0].kill()
     load.flows(1500)
@@ -138,8 +157,8 @@ def test_a_node_dies_under_load(fleet, channel):
     load.finish()
 
 
-def test_nodes_restart_one_after_another_under_load(fleet, channel):
-    load = Load(fleet, channel)
+def test_nodes_restart_one_after_another_under_load(fleet, channel, load):
+    load = load()
     load.flows()
     for node in fleet.nodes:
         addresses = node.http, node.grpc_address
@@ -155,8 +174,8 @@ def test_nodes_restart_one_after_another_under_load(fleet, channel):
     assert load.publishers.longest_trouble() <= 2.0, load.publishers.refusals
 
 
-def test_redis_forgets_everything_under_load(fleet, channel):
-    load = Load(fleet, channel)
+def test_redis_forgets_everything_under_load(fleet, channel, load):
+    load = load()
     load.flows()
     assert fleet.redis.send("FLUSHALL") == "+OK"
     starts_within(fleet, channel, 2)
@@ -165,8 +184,8 @@ def test_redis_forgets_everything_under_load(fleet, channel):
     assert not any(times > 1 for times in load.executions().values()), "a running job was taken from its runner"
 
 
-def test_redis_is_killed_and_comes_back_under_load(fleet, channel):
-    load = Load(fleet, channel)
+def test_redis_is_killed_and_comes_back_under_load(fleet, channel, load):
+    load = load()
     load.flows()
     fleet.redis.kill()
     load.flows()
@@ -175,8 +194,8 @@ def test_redis_is_killed_and_comes_back_under_load(fleet, channel):
     load.finish()
 
 
-def test_redis_stands_still_for_half_a_minute(fleet, channel):
-    load = Load(fleet, channel)
+def test_redis_stands_still_for_half_a_minute(fleet, channel, load):
+    load = load()
     load.flows()
     fleet.redis.freeze()
     began = time.monotonic()
@@ -196,14 +215,13 @@ def test_running_jobs_outlive_a_frozen_redis(fleet, crew, channel):
     # Far longer than the lease; the runner goes on naming it all the while.
     holds("nobody takes the job away", lambda: not runner.ended.is_set(), seconds=8)
     fleet.redis.thaw()
-    runner.complete(assignment)
-    assert runner.receipt(assignment).accepted
+    assert runner.complete(assignment)
     rest = fleet.nodes[1].rest()
     assert (rest.status(job_id), rest.job(job_id)["attempt"]) == ("completed", 1)
 
 
-def test_postgres_restarts_under_load(fleet, channel):
-    load = Load(fleet, channel)
+def test_postgres_restarts_under_load(fleet, channel, load):
+    load = load()
     load.flows()
     fleet.postgres.stop()
     for node in fleet.nodes:
@@ -216,8 +234,8 @@ def test_postgres_restarts_under_load(fleet, channel):
     load.finish()
 
 
-def test_postgres_stands_still_for_ten_seconds(fleet, channel):
-    load = Load(fleet, channel)
+def test_postgres_stands_still_for_ten_seconds(fleet, channel, load):
+    load = load()
     load.flows()
     fleet.postgres.freeze()
     began = time.monotonic()
@@ -303,8 +321,7 @@ def test_a_session_goes_on_at_another_node(fleet, crew, channel):
     back = crew.runner(fleet.nodes[1], channel, runner_id=runner.runner_id, session_id=runner.welcome.session_id,
                        leases=[assignment.lease])
     assert not back.welcome.lost
-    back.complete(assignment)
-    assert back.receipt(assignment).accepted
+    assert back.complete(assignment)
     assert fleet.nodes[2].rest().job(job_id)["attempt"] == 1
 
 
@@ -345,8 +362,7 @@ def test_clocks_half_a_minute_apart_do_no_harm(crew, postgres, redis, channel):
     # Longer than the lease of 3 s.
     holds("no lease lapses", lambda: not runner.ended.is_set() and all(rest.status(j) == "running" for j in jobs), 6)
     for assignment in assignments:
-        runner.complete(assignment)
-        assert runner.receipt(assignment).accepted
+        assert runner.complete(assignment)
     delayed = [node.rest().publish(channel, delay=1) for node in fleet.nodes]
     begun = collections.Counter()
     for _ in delayed:

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{
     ListQuery, OrderBy, Outcome, Store,
     memory::MemoryStore,
+    postgres::scratch::Scratch,
     sqlite::{OpenError, SqliteStore},
 };
 use crate::model::{
@@ -36,6 +37,15 @@ macro_rules! contract {
             async fn $case() {
                 let folder = tempfile::tempdir().expect("a folder");
                 let store = super::SqliteStore::open(&folder.path().join("jobs.db")).await.expect("a store");
+                super::$module::$case(&store).await;
+                super::Store::close(&store).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $case() {
+                let scratch = super::Scratch::new().await;
+                let store = scratch.store().await;
                 super::$module::$case(&store).await;
                 super::Store::close(&store).await;
             })*

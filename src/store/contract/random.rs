@@ -1,4 +1,4 @@
-//! Random histories: whatever is done, both implementations answer alike.
+//! Random histories: whatever is done, all implementations answer alike.
 
 use proptest::{prelude::*, test_runner::TestRunner};
 
@@ -84,10 +84,13 @@ async fn answers(store: &dyn Store, now: Timestamp) -> String {
     texts.join("\n")
 }
 
-/// Tells a history to both stores and compares every answer.
+/// Tells a history to all stores and compares every answer with the oracle's.
 async fn compare(history: Vec<Vec<Happening>>) {
     let folder = tempfile::tempdir().expect("a folder");
+    let scratch = Scratch::new().await;
     let sqlite = SqliteStore::open(&folder.path().join("jobs.db")).await.expect("a store");
+    let postgres = scratch.store().await;
+    let stores: [&dyn Store; 2] = [&sqlite, &postgres];
     let memory = MemoryStore::new();
     let mut seconds = 0;
     for (index, batch) in history.into_iter().enumerate() {
@@ -96,26 +99,31 @@ async fn compare(history: Vec<Vec<Happening>>) {
             seconds += u32::from(happening.2);
             steps.extend(step_of(&memory, happening, at(seconds)).await);
         }
-        if index % 4 == 3 {
-            let outcomes = memory.commit_all(&steps).await.expect("a commit");
-            assert_eq!(sqlite.commit_all(&steps).await.expect("a commit"), outcomes);
-        } else {
-            let outcomes = memory.commit(&steps).await.expect("a commit");
-            assert_eq!(sqlite.commit(&steps).await.expect("a commit"), outcomes);
+        let all_or_nothing = index % 4 == 3;
+        let outcomes = committed(&memory, &steps, all_or_nothing).await;
+        let number = u128::from(seconds % 12);
+        let version = loaded(&memory, number).await.map_or(1, |job| job.version);
+        let deletes = index % 6 == 5;
+        let deleted = deletes && memory.delete(id(number), version).await.expect("a deletion");
+        let expected = answers(&memory, at(seconds)).await;
+        for store in stores {
+            assert_eq!(committed(store, &steps, all_or_nothing).await, outcomes);
+            assert_eq!(deletes && store.delete(id(number), version).await.expect("a deletion"), deleted);
+            assert_eq!(answers(store, at(seconds)).await, expected);
         }
-        if index % 6 == 5 {
-            let number = u128::from(seconds % 12);
-            let version = loaded(&memory, number).await.map_or(1, |job| job.version);
-            let deleted = memory.delete(id(number), version).await.expect("a deletion");
-            assert_eq!(sqlite.delete(id(number), version).await.expect("a deletion"), deleted);
-        }
-        assert_eq!(answers(&sqlite, at(seconds)).await, answers(&memory, at(seconds)).await);
     }
-    sqlite.close().await;
+    for store in stores {
+        store.close().await;
+    }
+}
+
+async fn committed(store: &dyn Store, steps: &[Step], all_or_nothing: bool) -> Vec<Outcome> {
+    let outcomes = if all_or_nothing { store.commit_all(steps).await } else { store.commit(steps).await };
+    outcomes.expect("a commit")
 }
 
 #[test]
-fn both_stores_answer_alike() {
+fn all_stores_answer_alike() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let config = ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() };
     let batch = prop::collection::vec((any::<u8>(), 0..12u8, any::<u8>()), 1..12);

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{RedisQueue, RedisQueueError, RedisSettings};
 use crate::{
+    clock::{Dice, SystemDice},
     drain::Drain,
     queue::{
         Queue,
@@ -27,7 +28,7 @@ fn test_url() -> String {
 
 /// No other test has this one.
 fn any_prefix() -> String {
-    format!("test.{}", uuid::Uuid::new_v4().simple())
+    format!("test.{:016x}", SystemDice::new().roll())
 }
 
 fn settings(node: &str) -> RedisSettings {
