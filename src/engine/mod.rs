@@ -59,7 +59,7 @@ const AT_HAND_MAX: usize = 2 * 1_024;
 /// Events a slow watcher may fall behind before it is told so.
 const WATCH_BACKLOG: usize = 8_192;
 /// How often the store is asked whether it answers.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(700);
 /// How long the store may take to answer that.
 const HEALTH_PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long sessions may take to leave after GoAway.

@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Leases reaped at once.
 const REAP_MAX: usize = 1_000;
 /// How often the store is searched for running jobs that nobody holds a lease of.
-const ORPHAN_INTERVAL: Duration = Duration::from_secs(1);
+const ORPHAN_INTERVAL: Duration = Duration::from_secs(2);
 /// Running jobs read at once in that search.
 const ORPHAN_PAGE: u32 = 1_000;
 

@@ -40,6 +40,12 @@ const CLAIM_MAX: usize = 256;
 const STAND_BACK: Duration = Duration::from_millis(100);
 /// Commands whose reply is awaited; the oldest is forgotten first.
 const ASKED_MAX: usize = 1_024;
+/// Results that may wait for a store that ails: as many as a runner of the largest capacity can hold.
+const OWED_MAX: usize = crate::model::limits::RUNNER_CAPACITY_MAX as usize;
+/// How soon they are tried again.
+const OWED_RETRY: Duration = Duration::from_millis(200);
+/// How long the end of a stream is awaited once its runner has gone.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Payload in one Assignments message, in bytes, unless a single job is larger: common clients take 4 MiB.
 const ASSIGNMENT_BYTES: usize = 1 << 20;
 
@@ -61,6 +67,9 @@ struct Session {
     held: HashMap<JobId, Arc<Job>>,
     /// Takes nothing until then.
     stands_back_until: Option<Instant>,
+    /// Results that the store did not take, and when they are tried again.
+    owed: Vec<Report>,
+    owes_until: Option<Instant>,
     waiter: Waiter,
     outbox: mpsc::Sender<ToRunner>,
     /// Commands whose reply is awaited, and the node that asked.
@@ -127,6 +136,9 @@ impl Session {
                     self.stands_back_until = None;
                     self.turn(Vec::new()).await
                 }
+                () = tokio::time::sleep_until(self.owes_until.unwrap_or_else(Instant::now)), if self.owes_until.is_some() => {
+                    self.turn(Vec::new()).await
+                }
                 () = leaving.cancelled(), if !told => {
                     told = true;
                     self.shared.queue.leave(&self.channels, &self.waiter).await;
@@ -135,6 +147,27 @@ impl Session {
                 () = self.outbox.closed() => Going::Over,
                 () = stopped.cancelled() => Going::Over,
             };
+        }
+        if !stopped.is_cancelled() {
+            self.hear_last_words(inbox).await;
+        }
+    }
+
+    /// What a runner said before its stream broke counts: it may never come back to say it again.
+    async fn hear_last_words(&mut self, inbox: &mut mpsc::Receiver<FromRunner>) {
+        self.paused = true;
+        let mut messages = Vec::new();
+        let listening = async {
+            while messages.len() < TURN_MAX
+                && let Some(message) = inbox.recv().await
+            {
+                messages.push(message);
+            }
+        };
+        // The end of the stream is near, and a stream that does not end says nothing any more.
+        let _ = tokio::time::timeout(LAST_WORDS, listening).await;
+        if !messages.is_empty() {
+            self.turn(messages).await;
         }
     }
 

@@ -74,6 +74,8 @@ pub async fn attach(shared: Arc<Shared>, hello: Hello) -> Result<Attachment, Eng
         paused: false,
         held: HashMap::new(),
         stands_back_until: None,
+        owed: Vec::new(),
+        owes_until: None,
         waiter: Waiter { number, notify: Arc::new(Notify::new()) },
         outbox,
         asked: VecDeque::new(),

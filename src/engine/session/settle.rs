@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{ASSIGNMENT_BYTES, CLAIM_MAX, Going, Session};
+use tokio::time::Instant;
+
+use super::{ASSIGNMENT_BYTES, CLAIM_MAX, Going, OWED_MAX, OWED_RETRY, Session};
 use crate::{
     engine::{
         EngineError,
@@ -20,7 +22,10 @@ use crate::{
 impl Session {
     /// One commit for the results that came in and for the claims that they made room for.
     pub(super) async fn settle_and_claim(&mut self, reports: Vec<Report>) -> Going {
-        let ended = self.end_steps(&reports).await;
+        let mut reports = reports;
+        reports.splice(..0, std::mem::take(&mut self.owed));
+        self.owes_until = None;
+        let ended = self.end_steps(reports).await;
         let freed = ended.iter().filter(|ended| ended.step.is_some() && self.holds(ended.lease)).count();
         let room = self.room_after(freed);
         let claims = if room > 0 { self.claim_steps(room).await } else { Vec::new() };
@@ -30,13 +35,15 @@ impl Session {
         let outcomes = match self.shared.committer.apply_each(steps).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                // No receipt: the runner sends its results again. The claims' leases are given back; should a claim be
-                // stored after all, the orphan search finds its job.
+                // The claims' leases are given back; should a claim be stored after all, the orphan search finds its job.
                 tracing::warn!(error = &error as &dyn std::error::Error, "a session's steps were not stored");
                 let leases: Vec<Lease> = claims.iter().map(|step| step.job.lease()).collect();
                 self.shared.queue.release(&leases).await;
                 self.shared.queue.suspect(&self.channels).await;
-                return if matches!(error, EngineError::Draining) { Going::Over } else { Going::On };
+                if matches!(error, EngineError::Draining) {
+                    return Going::Over;
+                }
+                return self.owe(ended.into_iter().map(|ended| ended.report).collect());
             }
         };
         let (settled, claimed) = outcomes.split_at(settling.min(outcomes.len()));
@@ -51,35 +58,57 @@ impl Session {
 
     /// Slots for more executions once so many have ended; none for a runner that is paused or silent.
     pub(super) fn room_after(&self, freed: usize) -> usize {
-        let away = self.stands_back_until.is_some() || self.shared.leaving.is_cancelled();
+        // A store that takes no results takes no claims either.
+        let ails = self.owes_until.is_some();
+        let away = self.stands_back_until.is_some() || ails || self.shared.leaving.is_cancelled();
         if self.paused || away || !self.is_heard() {
             return 0;
         }
         (self.capacity + freed).saturating_sub(self.held.len()).min(CLAIM_MAX)
     }
 
-    /// The steps by which the reported executions end; none for a report that comes too late.
-    async fn end_steps(&self, reports: &[Report]) -> Vec<Ended> {
+    /// Keeps reports that could not be stored, and tries again soon: the runner would send them anew only over another
+    /// stream. A runner that hands in more than anybody could hold has to come back with them.
+    pub(super) fn owe(&mut self, reports: Vec<Report>) -> Going {
+        if self.owed.len() + reports.len() > OWED_MAX {
+            return Going::Over;
+        }
+        if !reports.is_empty() {
+            self.owed.extend(reports);
+            self.owes_until = Some(Instant::now() + OWED_RETRY);
+        }
+        Going::On
+    }
+
+    /// The steps by which the reported executions end; none for a report that comes too late. What cannot be looked up now
+    /// is owed.
+    async fn end_steps(&mut self, reports: Vec<Report>) -> Vec<Ended> {
         let now = self.shared.now();
         let mut ended = Vec::with_capacity(reports.len());
         for report in reports {
-            let input = input_of(report);
+            let input = input_of(&report);
             let mut job = self.held.get(&report.lease.job_id).filter(|_| self.holds(report.lease)).cloned();
             if job.is_none() {
-                job = self.reload(report.lease).await;
+                job = match self.reload(report.lease).await {
+                    Ok(job) => job,
+                    Err(_) => {
+                        self.owe(vec![report]);
+                        continue;
+                    }
+                };
             }
             let step = job.and_then(|job| step(&job, input.clone(), now, self.shared.dice.roll()).ok());
             // The same report twice in one turn: the second one has nothing left to end.
             let again = ended.iter().any(|earlier: &Ended| earlier.lease == report.lease && earlier.step.is_some());
-            ended.push(Ended { lease: report.lease, input, step: step.filter(|_| !again) });
+            ended.push(Ended { lease: report.lease, report, input, step: step.filter(|_| !again) });
         }
         ended
     }
 
     /// A job as the store has it, if this attempt of it is this runner's.
-    async fn reload(&self, lease: Lease) -> Option<Arc<Job>> {
-        let job = self.shared.load(lease.job_id).await.ok().flatten()?;
-        self.is_mine(&job, lease).then(|| Arc::new(job))
+    async fn reload(&self, lease: Lease) -> Result<Option<Arc<Job>>, EngineError> {
+        let job = self.shared.load(lease.job_id).await?;
+        Ok(job.filter(|job| self.is_mine(job, lease)).map(Arc::new))
     }
 
     async fn claim_steps(&self, room: usize) -> Vec<Step> {
@@ -153,7 +182,7 @@ impl Session {
         let mut receipts = Vec::with_capacity(ended.len());
         let (mut processed, mut failed) = (0, 0);
         let mut over = Vec::new();
-        for Ended { lease, input, step } in ended {
+        for Ended { lease, report, input, step } in ended {
             let mut accepted = false;
             if step.is_some() {
                 accepted = outcomes.next() == Some(&Outcome::Applied);
@@ -163,6 +192,7 @@ impl Session {
                         Ok(_) => accepted = true,
                         Err(transition::Stuck::Failed(error)) => {
                             tracing::warn!(job = %lease.job_id, %error, "a result was not stored");
+                            self.owe(vec![report]);
                             continue;
                         }
                         Err(_) => {}
@@ -243,6 +273,7 @@ impl Session {
 /// A reported end on its way to its receipt.
 struct Ended {
     lease: Lease,
+    report: Report,
     input: Input,
     /// None where the report comes too late.
     step: Option<Step>,
