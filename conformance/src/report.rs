@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::scenario::Scenario;
 
+/// Letters of a flaw that are shown.
+const WHY_MAX: usize = 600;
+
 /// One scenario that was played.
 #[derive(Debug)]
 pub struct Played {
@@ -58,13 +61,13 @@ fn line(played: &Played, number: usize, count: usize) -> String {
     let Played { scenario, flaw, duration, logs } = played;
     let verdict = if flaw.is_none() { "pass" } else { "FAIL" };
     let mut text = format!("{verdict}  {number:>3}/{count}  {}  ({:.1} s)", scenario.name, duration.as_secs_f64());
-    if let Some(flaw) = flaw {
+    if let Some(flaw) = flaw.as_deref().map(cut) {
         text += &format!("\n      wanted: {}\n      but: {flaw}", scenario.claim);
     }
     for (name, lines) in logs {
         text += &format!("\n      the {name} said at last:");
         for line in lines {
-            text += &format!("\n        | {}", plain(line));
+            text += &format!("\n        | {}", plain(&cut(line)));
         }
     }
     text
@@ -75,9 +78,17 @@ fn document(played: &Played) -> Value {
         "name": played.scenario.name,
         "claim": played.scenario.claim,
         "passed": played.flaw.is_none(),
-        "why": played.flaw,
+        "why": played.flaw.as_deref().map(cut),
         "duration_ms": u64::try_from(played.duration.as_millis()).unwrap_or(u64::MAX),
     })
+}
+
+fn cut(flaw: &str) -> String {
+    let mut text: String = flaw.chars().take(WHY_MAX).collect();
+    if text.len() < flaw.len() {
+        text += "...";
+    }
+    text
 }
 
 /// Every scenario with its claim.

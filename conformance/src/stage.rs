@@ -153,6 +153,16 @@ impl Stage {
         .await
     }
 
+    /// Waits until the runner has taken the job and says so itself.
+    pub async fn under_way(&self, id: &str) -> Verdict {
+        self.running(id).await?;
+        eventually("status tells of the job that runs", || async {
+            let status: serde_json::Value = serde_json::from_str(&self.command(CommandKind::Status).await?.data_json)?;
+            Ok((status["running"].as_u64() > Some(0)).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until all jobs of the channel have ended; no more than 1,000.
     pub async fn all_ended(&self) -> Verdict<Vec<Job>> {
         eventually("all jobs end", || async {

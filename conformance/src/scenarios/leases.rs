@@ -26,6 +26,7 @@ scenarios! {
     a_refused_result_is_forgotten: "a result whose receipt says not accepted is not sent again",
     a_large_assignment_is_taken: "an assignment of 5 MB, beyond the usual limit of gRPC clients, is taken",
     logs_and_metadata_go_before_the_result: "what a function reported is told before its result, or with it",
+    the_last_metadata_outlives_a_lost_stream: "metadata that was reported on a stream that broke comes with the result",
     a_hundred_assignments_in_one_message: "a hundred assignments in one message are all executed",
     a_lease_that_is_lost_in_welcome_is_given_up: "what Welcome names as lost is neither held nor reported",
 }
@@ -147,8 +148,14 @@ async fn an_assignment_that_is_done_runs_no_more(kit: Kit) -> Verdict {
     line.heartbeat_of(&[]).await?;
     line.assign(&lease(1), "starts", r#"{"seconds": 0}"#).await?;
     line.assign(&lease(2), "many", r#"{"index": 2}"#).await?;
-    let result = line.result().await?;
-    ensure!(result.lease == Some(lease(2)), "an attempt that was done ran again: {result:?}");
+    let mut leases: Vec<_> = line.results(1).await?.into_iter().map(|result| result.lease).collect();
+    for (_, said) in line.listen(Duration::from_secs(1)).await? {
+        if let Said::Results(results) = said {
+            leases.extend(results.results.into_iter().map(|result| result.lease));
+        }
+    }
+    ensure!(!leases.contains(&Some(lease(1))), "an attempt that was done ran again, or was reported again");
+    ensure!(leases.contains(&Some(lease(2))), "the next job brought no result");
     Ok(())
 }
 
@@ -209,6 +216,31 @@ async fn logs_and_metadata_go_before_the_result(kit: Kit) -> Verdict {
     ensure!(logs == ["said before"], "before the result the log lines are {logs:?}");
     let last = ended.metadata_json.or(metadata).unwrap_or_default();
     ensure!(same(&last, r#"{"text": "said before"}"#), "the metadata is {last:?}");
+    Ok(())
+}
+
+async fn the_last_metadata_outlives_a_lost_stream(kit: Kit) -> Verdict {
+    let (mut play, mut line) = Play::begin(&kit, 1).await?;
+    line.assign(&lease(1), "progress", r#"{"steps": 1, "pause": 2}"#).await?;
+    line.until("metadata is reported", |said| match said {
+        Said::Progress(progress) => Ok(progress.metadata_json.map(drop)),
+        _ => Ok(None),
+    })
+    .await?;
+    // As far as the runner can tell it was never read.
+    drop(line);
+    let (mut line, _) = play.script.welcomed(welcome()).await?;
+    let mut metadata = None;
+    let ended = line.until("a result comes", |said| match said {
+        Said::Progress(progress) => {
+            metadata = progress.metadata_json.or(metadata.take());
+            Ok(None)
+        }
+        Said::Results(results) => Ok(results.results.into_iter().next()),
+        _ => Ok(None),
+    });
+    let last = ended.await?.metadata_json.or(metadata).unwrap_or_default();
+    ensure!(same(&last, r#"{"step": 1, "of": 1}"#), "on the new stream the metadata is {last:?}");
     Ok(())
 }
 

@@ -43,7 +43,7 @@ fn ran_once(job: &errand_client::Job) -> Verdict {
 async fn a_severed_stream_is_resumed(kit: Kit) -> Verdict {
     let stage = Stage::set(&kit, LASTING).await?;
     let id = stage.publish("starts", r#"{"seconds": 3}"#).await?;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
     stage.proxy.cut();
     ran_once(&stage.ended(&id).await?)?;
     ensure!(stage.proxy.connects() >= 2, "the runner did not connect again");
@@ -76,7 +76,7 @@ async fn a_stream_that_breaks_again_and_again(kit: Kit) -> Verdict {
 async fn a_result_waits_for_the_stream(kit: Kit) -> Verdict {
     let stage = Stage::set(&kit, LASTING).await?;
     let id = stage.publish("starts", r#"{"seconds": 1}"#).await?;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
     stage.proxy.refuse();
     // Until the function has ended for sure.
     sleep(Duration::from_secs(2)).await;
@@ -88,7 +88,7 @@ async fn a_result_waits_for_the_stream(kit: Kit) -> Verdict {
 async fn a_result_without_receipt_is_sent_again(kit: Kit) -> Verdict {
     let stage = Stage::set(&kit, LASTING).await?;
     let id = stage.publish("starts", r#"{"seconds": 1}"#).await?;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
     stage.proxy.deafen();
     ran_once(&stage.ended(&id).await?)?;
     stage.proxy.cut();
@@ -116,7 +116,7 @@ async fn a_stalled_stream_is_left(kit: Kit) -> Verdict {
 async fn a_restarted_service_finds_its_jobs_running(kit: Kit) -> Verdict {
     let mut stage = Stage::set(&kit, LASTING).await?;
     let id = stage.publish("starts", r#"{"seconds": 4}"#).await?;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
     stage.service.kill().await?;
     stage.service.start_again().await?;
     ran_once(&stage.ended(&id).await?)
@@ -125,7 +125,7 @@ async fn a_restarted_service_finds_its_jobs_running(kit: Kit) -> Verdict {
 async fn a_result_waits_for_the_service(kit: Kit) -> Verdict {
     let mut stage = Stage::set(&kit, LASTING).await?;
     let id = stage.publish("starts", r#"{"seconds": 1}"#).await?;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
     stage.service.kill().await?;
     // Until the function has ended for sure.
     sleep(Duration::from_secs(2)).await;
@@ -151,7 +151,7 @@ async fn a_second_server_takes_over(kit: Kit) -> Verdict {
     stage.start_runner()?;
     stage.attached().await?;
     let id = stage.publish("starts", r#"{"seconds": 3}"#).await?;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
     let (dies, stays) = if second.connects() > 0 { (&second, &stage.proxy) } else { (&stage.proxy, &second) };
     let before = stays.connects();
     dies.refuse();
@@ -178,7 +178,9 @@ async fn a_lease_that_lapsed_is_given_up(kit: Kit) -> Verdict {
     let stage = Stage::usual(&kit).await?;
     let job = stage.job("wait_for_cancel", r#"{"seconds": 12}"#)?.max_retries(1).backoff(0.0, Duration::ZERO);
     let id = stage.client.publish(job).await?.job.id;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
+    // A lease that no heartbeat has named would cost no attempt: three intervals.
+    sleep(Duration::from_millis(1_500)).await;
     stage.proxy.refuse();
     eventually("the service takes the job back", || async {
         Ok((stage.client.get(&id).await?.status == JobStatus::Pending).then_some(()))
