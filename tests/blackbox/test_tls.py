@@ -2,6 +2,8 @@
 
 import datetime
 import ipaddress
+import json
+import subprocess
 
 import grpc
 import pytest
@@ -10,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from service import errand
+from service import ERRAND, clean_environment, errand
 from wire import jobs_pb2, jobs_pb2_grpc
 
 
@@ -101,6 +103,32 @@ def test_a_client_authority_wants_a_client_certificate(crew, authority):
         list_over_grpc(service, grpc.ssl_channel_credentials(root))
     with pytest.raises(requests.RequestException):
         list_over_rest(service, authority)
+
+
+def test_the_client_speaks_mutual_tls(crew, authority, tmp_path):
+    certificate, key = authority.issue("server")
+    mine, my_key = authority.issue("client")
+    service = crew.service("--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", authority.file)
+    token = service.token("crew", "run_jobs", "manage_jobs")
+    plain = ["--server", f"https://{service.grpc_address}", "--token", token, "--tls-ca", authority.file]
+    mutual = [*plain, "--tls-cert", mine, "--tls-key", my_key]
+    log = tmp_path / "work.log"
+    with open(log, "wb") as stderr:
+        work = subprocess.Popen(
+            [ERRAND, "work", "--channel", "secret", *mutual, "--", "cat"],
+            stdin=subprocess.DEVNULL,
+            stdout=stderr,
+            stderr=stderr,
+            env=clean_environment(),
+        )
+    try:
+        done = errand("publish", "demo.hello", '{"n": 1}', "--channel", "secret", "--wait", "--json", *mutual)
+        assert done.returncode == 0, done.stderr + log.read_text()
+        assert json.loads(done.stdout)["result"] == {"n": 1}
+    finally:
+        work.terminate()
+        assert work.wait(20) == 0, log.read_text()
+    assert errand("list", *plain).returncode != 0
 
 
 def test_a_certificate_without_its_key_is_refused(authority, tmp_path):

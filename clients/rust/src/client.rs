@@ -14,11 +14,12 @@ use errand_proto::v1::{
     ListJobLogsRequest, ListJobsRequest, PublishJobRequest, PublishJobsRequest, RetryJobRequest, WatchJobsRequest,
     WatchJobsResponse, jobs_client::JobsClient,
 };
-use tonic::{Code, Response, Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
 use crate::{
     Dialer, Error, Job, JobEvent, JobLog, JobState, JobStatus, NewJob, Servers,
     endpoint::{MESSAGE_BYTES_MAX, Transport},
+    error::is_broken_off,
     new_job::whole_seconds,
 };
 
@@ -298,8 +299,7 @@ impl Client {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => status,
             };
-            let elsewhere =
-                refusal.code() == Code::Unavailable && (twice == Twice::Harmless || was_never_sent(&refusal));
+            let elsewhere = is_broken_off(&refusal) && (twice == Twice::Harmless || was_never_sent(&refusal));
             if !elsewhere || tries >= self.dialer.count() {
                 return Err(refusal.into());
             }

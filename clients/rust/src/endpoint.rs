@@ -242,7 +242,7 @@ fn read(file: &PathBuf) -> Result<Vec<u8>, EndpointError> {
 }
 
 /// The cause at the bottom: "Connection refused" tells more than "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use crate::{EndpointError, JobStatus};
+use crate::{EndpointError, JobStatus, endpoint::innermost};
 
 /// Why a call did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +45,20 @@ impl From<EndpointError> for Error {
     }
 }
 
+/// True where the connection broke, or was never there: a server's own answer has no error beneath it.
+pub(crate) fn is_broken_off(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => true,
+        Code::Unknown | Code::Internal | Code::Cancelled => std::error::Error::source(status).is_some(),
+        _ => false,
+    }
+}
+
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
+        if status.code() != Code::Unavailable && is_broken_off(&status) {
+            return Self::Unavailable(format!("the connection broke: {}", innermost(&status)));
+        }
         let message = match status.message() {
             "" => status.code().to_string(),
             message => message.to_owned(),
