@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -14,12 +15,15 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::scenario::Verdict;
 
 const BUFFER_BYTES: usize = 16 * 1024;
+/// For what is still on its way when the other direction has ended.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(100);
 
 /// What connections of one generation are subject to.
 #[derive(Clone, Debug, Default)]
@@ -150,10 +154,13 @@ async fn carry(runner: TcpStream, state: &State, fate: &Fate) {
     let ((from_runner, to_runner), (from_server, to_server)) = (runner.into_split(), server.into_split());
     let up = copy(from_runner, to_server, &fate.stall_up, Some(&state.bytes_up));
     let down = copy(from_server, to_runner, &fate.stall_down, None);
-    // Either side's end is the end of both.
+    tokio::pin!(up);
+    // Either side's end is the end of both; but what a runner said before it died is still handed on.
     tokio::select! {
-        () = up => {}
-        () = down => {}
+        () = &mut up => {}
+        () = down => {
+            let _ = timeout(LAST_WORDS_MAX, up).await;
+        }
     }
 }
 

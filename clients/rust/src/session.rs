@@ -9,17 +9,19 @@
 mod backoff;
 mod command;
 mod connection;
+mod executions;
 mod executor;
 mod ledger;
 mod link;
 mod report;
 
-use std::{any::Any, collections::BTreeMap, io, panic::AssertUnwindSafe, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, io, mem, sync::Arc, thread, time::Duration};
 
 use errand_proto::v1::{
-    Assignment, AttachRequest, AttachResponse, Interrupt, InterruptReason, Released, attach_response::Message, result,
+    AttachRequest, AttachResponse, Interrupt, InterruptReason, Released, attach_request::Message as Said,
+    attach_response::Message, result,
 };
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt as _, future::BoxFuture};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -30,7 +32,8 @@ use tokio::{
 use self::{
     backoff::Backoff,
     command::Counters,
-    ledger::{Decision, LeaseKey, Ledger},
+    executions::Running,
+    ledger::{LeaseKey, Ledger},
     link::{Link, LinkError},
     report::Reports,
 };
@@ -137,6 +140,10 @@ struct Session<E> {
     taken_tries: u32,
     executions: JoinSet<Outcome>,
     running: BTreeMap<LeaseKey, Running>,
+    /// Assigned, and not to be started before a heartbeat has named them.
+    unaccepted: Vec<LeaseKey>,
+    /// A heartbeat that names them is on its way out.
+    accepts: bool,
     /// Which execution a spawned one is.
     keys: BTreeMap<Id, LeaseKey>,
     reports: Arc<Reports>,
@@ -147,12 +154,6 @@ struct Session<E> {
     leave_by: Option<Instant>,
     paused: bool,
     counters: Counters,
-}
-
-/// An execution as its session sees it.
-struct Running {
-    stop: watch::Sender<Stop>,
-    reporter: Reporter,
 }
 
 impl<E: Executor> Session<E> {
@@ -177,6 +178,8 @@ impl<E: Executor> Session<E> {
             taken_tries: 0,
             executions: JoinSet::new(),
             running: BTreeMap::new(),
+            unaccepted: Vec::new(),
+            accepts: false,
             keys: BTreeMap::new(),
             reports: Arc::default(),
             runtime,
@@ -195,6 +198,9 @@ impl<E: Executor> Session<E> {
             let event = self.next_event().await;
             if let Err(error) = self.handle(event) {
                 return (Err(error), self.owner);
+            }
+            if mem::take(&mut self.accepts) {
+                self.start_accepted().await;
             }
         }
         if self.ledger.owed() > 0 {
@@ -259,8 +265,10 @@ impl<E: Executor> Session<E> {
         let Some(message) = self.ledger.next_outgoing() else {
             return;
         };
+        self.accepts = matches!(message, Said::Heartbeat(_)) && !self.unaccepted.is_empty();
         // Only this task sends, so the room that was seen is still there, or the stream is gone.
         if link.outbound.try_send(AttachRequest { message: Some(message) }).is_err() {
+            self.accepts = false;
             self.line_lost("the stream is closed");
         }
     }
@@ -281,49 +289,6 @@ impl<E: Executor> Session<E> {
         }
     }
 
-    fn assign(&mut self, assignment: Assignment) {
-        let Some(lease) = assignment.lease.clone() else {
-            return;
-        };
-        if self.ledger.assign(&lease) != Decision::Start {
-            return;
-        }
-        let key = LeaseKey::from(&lease);
-        let (stop, stops) = watch::channel(Stop::Run);
-        let reporter = Reporter::new(&lease, Arc::clone(&self.reports));
-        let context = JobContext::new(stops, reporter.clone());
-        self.running.insert(key.clone(), Running { stop, reporter });
-        let executor = Arc::clone(&self.executor);
-        let execution = async move {
-            let execution = AssertUnwindSafe(executor.execute(assignment, context)).catch_unwind();
-            execution.await.unwrap_or_else(|panic| Outcome::failed(format!("panicked: {}", said_in(&*panic))))
-        };
-        let spawned = self.executions.spawn_on(execution, &self.runtime);
-        self.keys.insert(spawned.id(), key);
-    }
-
-    fn reported(&mut self, key: &LeaseKey) {
-        if let Some(progress) = self.running.get(key).and_then(|running| running.reporter.take()) {
-            self.ledger.progressed(progress);
-        }
-    }
-
-    fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
-        // Panics are caught inside, so an error says that the caller's runtime is going down.
-        let (id, outcome) = ended.unwrap_or_else(|error| (error.id(), Outcome::Released));
-        let Some(key) = self.keys.remove(&id) else { return };
-        let mut metadata = None;
-        if let Some(Running { reporter, .. }) = self.running.remove(&key) {
-            // What it logged goes before its result.
-            while let Some(progress) = reporter.take() {
-                self.ledger.progressed(progress);
-            }
-            metadata = reporter.last_metadata();
-        }
-        self.counters.count(&outcome);
-        self.ledger.finished(key, outcome.into(), metadata);
-    }
-
     fn interrupt(&mut self, interrupt: &Interrupt) {
         let Some(key) = interrupt.lease.as_ref().map(LeaseKey::from) else {
             return;
@@ -333,16 +298,6 @@ impl<E: Executor> Session<E> {
             InterruptReason::TimedOut if self.ledger.lose(&key) => self.stop(&key, Stop::Expire),
             InterruptReason::LeaseLost if self.ledger.lose(&key) => self.stop(&key, Stop::Kill),
             InterruptReason::TimedOut | InterruptReason::LeaseLost => {}
-        }
-    }
-
-    fn stop(&self, key: &LeaseKey, stop: Stop) {
-        if let Some(running) = self.running.get(key) {
-            running.stop.send_if_modified(|current| {
-                let grows = stop > *current;
-                *current = stop.max(*current);
-                grows
-            });
         }
     }
 
@@ -365,12 +320,6 @@ impl<E: Executor> Session<E> {
         let out_of_time = self.leave_by.is_some_and(|by| Instant::now() >= by);
         self.leaving > Shutdown::Stay && (out_of_time || self.executions.is_empty() && self.ledger.is_settled())
     }
-}
-
-/// What a panic said.
-fn said_in(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }
 
 async fn until(deadline: Option<Instant>) {
