@@ -26,6 +26,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     # A peer that hangs without closing is noticed after 10 s, well within the default lease of 15 s.
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.http2.ping_timeout_ms", 5000),
     ("grpc.http2.max_pings_without_data", 0),
     # Without its own pool a channel could be given the connection that another one is about to lose.
     ("grpc.use_local_subchannel_pool", 1),
