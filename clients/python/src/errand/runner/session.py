@@ -34,6 +34,8 @@ FLUSH_SECONDS = 15.0
 """How long a runner that has nothing left to run tries to hand in its results."""
 RELEASE_SECONDS = 5.0
 """The same for one that was told to leave at once."""
+LINGER_SECONDS = 0.2
+"""How long a draining runner stays at least: assignments that were under way are handed back, and not left to lapse."""
 HEARTBEAT_SECONDS = 5.0
 """Where the service does not say."""
 
@@ -74,6 +76,7 @@ class Session:
         self._over = asyncio.Event()
         self._leaving = Leaving.STAY
         self._flushing = False
+        self._lingers = False
         self._writing = False
         self._obeying: set[asyncio.Task[None]] = set()
         self._started = time.monotonic()
@@ -95,9 +98,12 @@ class Session:
                 line.result()
             await self._leave(line)
         finally:
-            for task in (line, over, *self._obeying):
+            self._over.set()
+            tasks = {line, over, *self._obeying}
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(line, over, *self._obeying, return_exceptions=True)
+            # With an end to it: up to Python 3.11 `wait_for` may swallow a cancellation.
+            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
             self._crew.close()
 
     @property
@@ -112,11 +118,14 @@ class Session:
             return
         _logger.info("leaving (%s) with %d running", leaving.name.lower(), self._ledger.running())
         self._leaving = leaving
+        loop = asyncio.get_running_loop()
+        self._lingers = True
+        loop.call_later(LINGER_SECONDS, self._linger_over)
         if release:
             # First the end of the functions, then the word that others may run them.
             self._crew.close()
             self._ledger.release_all()
-            asyncio.get_running_loop().call_later(RELEASE_SECONDS, self._over.set)
+            loop.call_later(RELEASE_SECONDS, self._over.set)
         self._settled()
 
     def pause(self, *, paused: bool) -> None:
@@ -176,9 +185,9 @@ class Session:
             finally:
                 self._link = None
                 self._writing = False
+                await link.close()
             if time.monotonic() - link.since >= STABLE_SECONDS:
                 self._backoff.reset()
-            await link.close()
 
     def _hello(self) -> runners_pb2.Hello:
         """What is held is named as it stands: while no stream is open no receipt can come."""
@@ -246,6 +255,11 @@ class Session:
                 await link.write(message)
             self._writing = False
             self._check_over()
+            if self._over.is_set():
+                # Nobody else writes, so nothing is cut off. The service closes its half once it has read everything.
+                await link.finish()
+                await asyncio.sleep(CLOSE_SECONDS)
+                raise LinkError("the server keeps its half of the stream open")
 
     async def _read(self, link: Link) -> None:
         while (message := await link.read()) is not None:
@@ -320,19 +334,24 @@ class Session:
         self._to_write.set()
         self._check_over()
 
+    def _linger_over(self) -> None:
+        self._lingers = False
+        self._check_over()
+
     def _check_over(self) -> None:
         if self._leaving is Leaving.STAY or self._obeying or self._writing:
             return
         if self._ledger.is_settled():
-            self._over.set()
+            if not self._lingers:
+                self._over.set()
         elif self._ledger.running() == 0 and not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._over.set)
 
     async def _leave(self, line: asyncio.Future[None]) -> None:
-        """Closes the own half of the stream, and waits until the service has read everything and closed its own."""
+        """Lets the writer close the stream, for a while."""
         if self._ledger.owed():
             _logger.warning("left without a receipt for %d results", self._ledger.owed())
         if self._link is not None:
-            await self._link.finish()
-            await asyncio.wait({line}, timeout=CLOSE_SECONDS)
+            self._to_write.set()
+            await asyncio.wait({line}, timeout=2 * CLOSE_SECONDS)
