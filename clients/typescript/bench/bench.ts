@@ -1,0 +1,70 @@
+/**
+ * How fast the client is, against a service of its own: publishing in batches and one by one, and no-op jobs executed.
+ *
+ * `ERRAND_BIN` names the service's program; a release build is what makes the figures mean anything.
+ */
+import { parseArgs } from "node:util";
+
+import { Client, Runner } from "errand-client";
+
+import { Service } from "../test/service.js";
+
+const { values } = parseArgs({
+  options: {
+    jobs: { type: "string", default: "150000" },
+    capacity: { type: "string", default: "100" },
+  },
+});
+const jobs = Number(values.jobs);
+const capacity = Number(values.capacity);
+const SINGLES = 20_000;
+const SINGLES_IN_FLIGHT = 64;
+const BATCH = 1_000;
+
+async function timed(what: string, count: number, work: () => Promise<void>): Promise<void> {
+  const start = performance.now();
+  await work();
+  const seconds = (performance.now() - start) / 1_000;
+  console.log(
+    `${what.padEnd(44)} ${Math.round(count / seconds)
+      .toLocaleString("en")
+      .padStart(9)} jobs/s`,
+  );
+}
+
+async function publishSingles(client: Client): Promise<void> {
+  let left = SINGLES;
+  const publisher = async (): Promise<void> => {
+    while (left-- > 0) await client.publish("bench.noop", {}, { channel: "singles" });
+  };
+  await Promise.all(Array.from({ length: SINGLES_IN_FLIGHT }, publisher));
+}
+
+async function publishBatches(client: Client): Promise<void> {
+  const batch = Array.from({ length: BATCH }, () => ({ func: "bench.noop", payload: {}, channel: "bench" }));
+  for (let left = jobs; left > 0; left -= BATCH) await client.publishBatch(batch.slice(0, left));
+}
+
+async function execute(servers: string, token: string, channel: string, count: number): Promise<void> {
+  let left = count;
+  const runner = new Runner({ servers, token, channels: [channel], capacity });
+  await new Promise<void>((resolve, reject) => {
+    runner.register("bench.noop", async () => {
+      if (--left === 0) resolve();
+    });
+    runner.start().catch(reject);
+  });
+  await runner.drain();
+}
+
+const service = await Service.start();
+try {
+  const token = await service.operator();
+  const client = new Client({ servers: service.url, token });
+  await timed(`publish singly, ${SINGLES_IN_FLIGHT} in flight`, SINGLES, () => publishSingles(client));
+  await timed(`publish in batches of ${BATCH}`, jobs, () => publishBatches(client));
+  await timed(`execute no-ops, capacity ${capacity}`, jobs, () => execute(service.url, token, "bench", jobs));
+  client.close();
+} finally {
+  await service.remove();
+}
