@@ -34,7 +34,6 @@ export class Ledger {
   readonly #spent = new Set<LeaseKey>();
   readonly #outbox: Outbox;
   #lost = 0;
-  #accepting = false;
   /** What the service was told last. */
   #announced: number;
   /** What it should know. */
@@ -72,11 +71,6 @@ export class Ledger {
     return !this.isBusy && this.#unreceipted.size === 0 && !this.#outbox.hasReplies;
   }
 
-  /** True where an assignment waits to be accepted. */
-  get isAccepting(): boolean {
-    return this.#accepting && this.#executions.size > 0;
-  }
-
   /** How many executions it may hold. */
   get capacity(): number {
     return this.#capacity;
@@ -88,7 +82,6 @@ export class Ledger {
 
   /** The leases have to be named again. */
   heartbeatDue(): void {
-    this.#accepting = false;
     this.#outbox.heartbeatDue = true;
   }
 
@@ -117,7 +110,8 @@ export class Ledger {
     if (execution === undefined && this.running < this.#capacity) {
       this.#executions.set(key, "running");
       this.#leases.set(key, lease);
-      this.#accepting = true;
+      // At once: an assignment that no heartbeat names goes to another runner.
+      this.#outbox.heartbeatDue = true;
       return "start";
     }
     this.#owe(key, lease, { $case: "released", value: {} }, undefined);

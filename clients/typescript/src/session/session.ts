@@ -40,11 +40,6 @@ const STOP_MAX_MS = 500;
 /** How long a runner that leaves at once tries to say so. */
 const RELEASE_MAX_MS = 5_000;
 const HEARTBEAT_DEFAULT_MS = 5_000;
-/**
- * An assignment is accepted this soon. Not at once: most short executions have ended by then, and a result accepts as
- * well as a heartbeat does.
- */
-const ACCEPT_WITHIN_MS = 5;
 /** How long the other thread may take to get a token before the last one is used again. */
 const TOKEN_MAX_MS = 5_000;
 
@@ -64,7 +59,8 @@ export class Session {
   #token: string | undefined;
   #tokenWanted: ((token: string | undefined) => void) | undefined;
   #heartbeat: NodeJS.Timeout | undefined;
-  #accept: NodeJS.Timeout | undefined;
+  /** Accepted, and not handed to the functions so far. */
+  #accepted: Assigned[] = [];
   #leaving: Leaving | undefined;
   #leaveBy: NodeJS.Timeout | undefined;
   #paused = false;
@@ -239,19 +235,24 @@ export class Session {
   }
 
   #assign(assignments: readonly Assignment[]): void {
-    const jobs: Assigned[] = [];
-    for (const assignment of assignments) {
-      const { lease, job } = assignment;
+    const wasEmpty = this.#accepted.length === 0;
+    for (const { lease, job } of assignments) {
       if (lease === undefined || job === undefined) continue;
-      if (this.#ledger.assign(lease) === "start") jobs.push(assigned(lease, job));
+      if (this.#ledger.assign(lease) === "start") this.#accepted.push(assigned(lease, job));
     }
+    if (!wasEmpty || this.#accepted.length === 0) return;
+    // The heartbeat that accepts them is on the wire by then. An execution that brings the process down has thus begun
+    // for the service too, and costs the job an attempt; it would bring down one runner after the other otherwise.
+    setImmediate(() => {
+      this.#handOver();
+    });
+  }
+
+  #handOver(): void {
+    const jobs = this.#accepted;
     if (jobs.length === 0) return;
+    this.#accepted = [];
     this.#tell({ kind: "assigned", jobs });
-    this.#accept ??= setTimeout(() => {
-      this.#accept = undefined;
-      if (this.#ledger.isAccepting) this.#ledger.heartbeatDue();
-      this.#goOn();
-    }, ACCEPT_WITHIN_MS);
   }
 
   #interrupt(lease: Lease, reason: InterruptReason): void {
@@ -266,7 +267,10 @@ export class Session {
   }
 
   #stop(keys: readonly LeaseKey[], how: Stop): void {
-    if (keys.length > 0) this.#tell({ kind: "stop", keys, how });
+    if (keys.length === 0) return;
+    // What is stopped has to be known first.
+    this.#handOver();
+    this.#tell({ kind: "stop", keys, how });
   }
 
   #finish({ key, outcome, metadataText }: Ended): void {
@@ -340,7 +344,6 @@ export class Session {
     if (this.#ended) return;
     this.#ended = true;
     clearInterval(this.#heartbeat);
-    clearTimeout(this.#accept);
     clearTimeout(this.#leaveBy);
     const link = this.#link;
     this.#link = undefined;
