@@ -216,9 +216,10 @@ export class Client {
     };
     if (signal?.aborted === true) abort();
     signal?.addEventListener("abort", abort, { once: true });
-    const outOfTime = setTimeout(() => {
+    const giveUp = (): void => {
       end.abort(new TimeoutError(`job ${jobId} has not ended within ${timeoutMs} ms`, "DEADLINE_EXCEEDED", ""));
-    }, timeoutMs ?? WAIT_MAX_MS);
+    };
+    const outOfTime = timeoutMs === undefined ? undefined : setTimeout(giveUp, Math.min(timeoutMs, WAIT_MAX_MS));
     try {
       return await this.#ended(jobId, { ...others, signal: end.signal });
     } finally {
