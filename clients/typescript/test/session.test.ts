@@ -100,12 +100,13 @@ test("the same attempt assigned twice runs once", async (context) => {
 
 test("a lost lease stops its function, and its result goes nowhere", async (context) => {
   const service = await fake(context);
-  const stopped = gate<unknown>();
+  const [called, stopped] = [gate(), gate<unknown>()];
   const runner = new Runner({ servers: service.url, token: "t", channels: ["c"], log: () => undefined });
   runner.register(
     "f",
     (job) =>
       new Promise((resolve) => {
+        called.open();
         job.signal.addEventListener("abort", () => {
           stopped.open(job.signal.reason);
           resolve("too late");
@@ -116,7 +117,7 @@ test("a lost lease stops its function, and its result goes nowhere", async (cont
   const session = await service.session(0);
   await session.welcome();
   session.assign("a");
-  await eventually("the assignment is accepted", () => session.said.some(({ $case }) => $case === "heartbeat"));
+  await called.opened;
   const reason = InterruptReason.INTERRUPT_REASON_LEASE_LOST;
   session.tell({ $case: "interrupt", value: { lease: { jobId: "a", attempt: 1 }, reason } });
   assert.match(String(await stopped.opened), /no longer this runner's/);
