@@ -16,8 +16,10 @@ use crate::{
     model::{JobEvent, JobId},
 };
 
-/// How often the fleet hears of this node, whatever happens.
+/// How often the fleet hears of this node, whatever happens, and at least so often before a runner counts as silent: what
+/// the fleet knows of a heartbeat is this much older than the heartbeat.
 const INTERVAL: Duration = Duration::from_secs(1);
+const TIMES_BEFORE_SILENCE: u32 = 4;
 /// How soon it hears of a change, so that many changes make one message.
 const SOON: Duration = Duration::from_millis(50);
 /// How often it hears of every runner, changed or not: it may have lost what it knew.
@@ -74,6 +76,7 @@ impl Membership {
 /// Tells the fleet of this node until the loops must stop.
 pub async fn run(shared: Arc<Shared>) {
     let stopped = shared.stopped();
+    let interval = INTERVAL.min(shared.settings.timings.silent_after() / TIMES_BEFORE_SILENCE);
     let mut told_all: Option<Instant> = None;
     let mut next = Instant::now();
     loop {
@@ -83,7 +86,7 @@ pub async fn run(shared: Arc<Shared>) {
         }
         announce(&shared, all).await;
         if Instant::now() >= next {
-            next = Instant::now() + INTERVAL;
+            next = Instant::now() + interval;
             shared.membership.set_leads(shared.fleet.lead(LEAD_TTL).await);
         }
         if all {

@@ -125,6 +125,7 @@ def test_a_redis_beside_sqlite_is_64_and_named(tmp_path):
     assert "redis_url" in sentence(done) and "database_url" in done.stderr
 
 
+@pytest.mark.topology("embedded")
 def test_a_second_process_on_the_same_data_is_refused(crew):
     service = crew.service(*QUICK)
     done = errand("serve", *ANY, "--data-dir", str(service.data_dir))
@@ -143,6 +144,7 @@ def test_a_port_in_use_is_refused_by_its_address(crew, tmp_path, which):
     assert taken in sentence(done)
 
 
+@pytest.mark.topology("embedded")
 def test_the_data_directory_and_its_key_are_private(service):
     assert stat.S_IMODE(service.data_dir.stat().st_mode) == 0o700
     keys = [path for path in service.data_dir.rglob("*") if "key" in path.name or "secret" in path.name]
@@ -151,6 +153,7 @@ def test_the_data_directory_and_its_key_are_private(service):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
+@pytest.mark.topology("embedded")
 def test_standard_output_has_the_ready_line_and_nothing_else(service):
     assert len(service.process.lines) == 1
 

@@ -1,7 +1,7 @@
 //! How a runner leaves, and when it will not start.
 
 use errand_client::JobStatus;
-use errand_proto::v1::ShutdownRunnerRequest;
+use errand_proto::v1::{PingRunnerRequest, ShutdownRunnerRequest};
 
 use crate::{
     kit::Kit,
@@ -32,7 +32,18 @@ async fn load(stage: &Stage, seconds: u32, waiting: usize) -> Verdict<Vec<String
         Ok((running == 2).then_some(()))
     })
     .await?;
+    has_read(stage).await?;
     Ok(ids)
+}
+
+/// The runner has read what was sent to it so far: it answers a ping that came behind.
+async fn has_read(stage: &Stage) -> Verdict {
+    let runner = stage.live_runner().await?.ok_or_else(|| Flaw("the runner is not listed".to_owned()))?;
+    let timeout = Some(prost_types::Duration { seconds: 10, nanos: 0 });
+    let request = PingRunnerRequest { runner_id: runner.runner_id, timeout };
+    let answer = stage.runners().ping_runner(request).await?.into_inner();
+    ensure!(answer.responsive, "the runner should answer a ping, and did not within 10 s");
+    Ok(())
 }
 
 async fn drained(stage: &Stage) -> Verdict {
