@@ -1,5 +1,7 @@
 //! The Rust client's publisher against the built program.
 
+#![expect(clippy::disallowed_methods, reason = "a publisher has the wall clock of its own machine")]
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,

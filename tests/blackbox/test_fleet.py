@@ -407,15 +407,3 @@ def test_postgres_alone_serves_one_node(crew, postgres, channel):
     job_id = service.rest().publish(channel)
     runner.complete(runner.next_assignment(job_id=job_id))
     eventually("it completes", lambda: service.rest().status(job_id) == "completed")
-
-
-def test_a_users_transaction_publishes(fleet, crew, postgres, channel):
-    runner = crew.runner(fleet.nodes[0], channel)
-    database = fleet.nodes[0].switches[1].rsplit("/", 1)[1]
-    call = f"errand.publish('send', '{{\"to\": 7}}', channel => '{channel}')"
-    postgres.run(f"BEGIN; SELECT {call}; ROLLBACK", database)
-    job_id = postgres.run(f"SELECT {call}", database)
-    assignment = runner.next_assignment()
-    assert (assignment.job.id, json.loads(assignment.job.payload_json)) == (job_id.replace("-", ""), {"to": 7})
-    runner.complete(assignment)
-    holds("the one that was rolled back never comes", runner.idle, 1)

@@ -79,6 +79,8 @@ class Ledger:
         self._to_send: deque[Key] = deque()
         """Of the unreceipted, those that were not sent on this stream."""
         self._progress: dict[Key, _Progress] = {}
+        # What each running execution reported last: it goes with the result too, for its message may be lost.
+        self._reported: dict[Key, str] = {}
         self._lines_queued = 0
         self._spent: OrderedDict[Key, None] = OrderedDict()
         self._replies: deque[runners_pb2.CommandReply] = deque()
@@ -139,14 +141,16 @@ class Ledger:
         """An execution ended. What it said before goes before its result."""
         self._dying.discard(key)
         lease = self._held.pop(key, None)
+        reported = self._reported.pop(key, None)
         if lease is not None:
-            self._owe(key, result_of(lease, outcome, metadata_json))
+            self._owe(key, result_of(lease, outcome, metadata_json if metadata_json is not None else reported))
 
     def release_all(self) -> None:
         """Whatever runs is handed back, at no cost to its job."""
         for key, lease in self._held.items():
             self._owe(key, runners_pb2.Result(lease=lease, released=runners_pb2.Released()))
         self._held.clear()
+        self._reported.clear()
 
     def _owe(self, key: Key, result: runners_pb2.Result) -> None:
         self._unreceipted[key] = result
@@ -166,6 +170,7 @@ class Ledger:
     def lose(self, key: Key) -> bool:
         """The lease is gone. True where an execution has to be stopped."""
         self._unreceipted.pop(key, None)
+        self._reported.pop(key, None)
         self._forget_progress(key)
         if self._held.pop(key, None) is None:
             return False
@@ -176,6 +181,7 @@ class Ledger:
         """An execution reports itself anew; only the last report counts."""
         if key in self._held:
             self._progress.setdefault(key, _Progress()).metadata_json = metadata_json
+            self._reported[key] = metadata_json
 
     def log(self, key: Key, line: Line) -> None:
         """An execution wrote a line."""
