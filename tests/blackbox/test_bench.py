@@ -2,7 +2,12 @@
 
 import json
 
+import pytest
+
 from service import QUICK, errand
+
+# It measures a service that it starts itself, or one like it.
+pytestmark = pytest.mark.topology("embedded")
 
 RATES = (
     "publish_single_per_s",
