@@ -25,7 +25,7 @@ def _load_starter():
 
 
 starter = _load_starter()
-REDIS_DATABASES = 64
+REDIS_DATABASES = int(starter.REDIS_SETTINGS["databases"])
 _redis_database = itertools.count(1)
 
 
@@ -75,24 +75,18 @@ class Backend:
 
 class Postgres(Backend):
     name = "postgres"
-    # Fast shutdown: sessions that are left are ended, nothing is lost.
-    stop_signal = signal.SIGINT
+    stop_signal = starter.POSTGRES_STOP
 
     def __init__(self):
         super().__init__()
         self.folder = starter.private_folder(self.parent, "postgres", self.user)
-        initdb = [starter.program("initdb"), "-D", self.folder / "data", "-U", "errand", "-A", "trust", "-E", "UTF8",
-                  "--no-locale", "--no-sync"]
-        subprocess.run(initdb, cwd=self.folder, check=True, capture_output=True, stdin=subprocess.DEVNULL, **self.user)
+        starter.make_postgres(self.folder, self.user)
 
     def command(self):
-        settings = {**starter.POSTGRES_SETTINGS, "unix_socket_directories": self.folder, "port": self.port}
-        return [starter.program("postgres"), "-D", self.folder / "data",
-                *(f"--{key}={value}" for key, value in settings.items())]
+        return starter.postgres_command(self.folder, self.port)
 
     def answers(self):
-        probe = [starter.program("pg_isready"), "-q", "-h", self.folder, "-U", "errand", "-d", "postgres", "-p"]
-        return subprocess.run([*probe, str(self.port)]).returncode == 0
+        return starter.postgres_answers(self.folder, self.port)
 
     def run(self, statement, database="postgres"):
         """Runs SQL and answers its rows as text."""
@@ -111,18 +105,14 @@ class Postgres(Backend):
 
 class Redis(Backend):
     name = "redis-server"
-    stop_signal = signal.SIGTERM
+    stop_signal = starter.REDIS_STOP
 
     def __init__(self):
         super().__init__()
         self.folder = starter.private_folder(self.parent, "redis", self.user)
 
     def command(self):
-        settings = {**starter.REDIS_SETTINGS, "dir": self.folder, "port": self.port, "databases": REDIS_DATABASES}
-        command = [starter.program("redis-server")]
-        for key, value in settings.items():
-            command += [f"--{key}", str(value)]
-        return command
+        return starter.redis_command(self.folder, self.port)
 
     def answers(self):
         return starter.redis_answers(self.port)
