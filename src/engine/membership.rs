@@ -84,8 +84,9 @@ pub async fn run(shared: Arc<Shared>) {
         if all {
             told_all = Some(Instant::now());
         }
-        announce(&shared, all).await;
-        if Instant::now() >= next {
+        let is_time = Instant::now() >= next;
+        announce(&shared, is_time, all).await;
+        if is_time {
             next = Instant::now() + interval;
             shared.membership.set_leads(shared.fleet.lead(LEAD_TTL).await);
         }
@@ -108,13 +109,14 @@ pub async fn run(shared: Arc<Shared>) {
     shared.fleet.leave().await;
 }
 
-async fn announce(shared: &Shared, all: bool) {
+/// A report sums up every channel, so it goes out at intervals only, and not with each change of a runner.
+async fn announce(shared: &Shared, reports: bool, all: bool) {
     let now = shared.now();
-    let report = NodeReport {
+    let report = reports.then(|| NodeReport {
         node_id: shared.settings.node_id.clone(),
         watches: shared.events.receiver_count() > 0,
         channels: shared.metrics.reports(now),
-    };
+    });
     shared.fleet.announce(report, shared.registry.beats(all, now)).await;
 }
 

@@ -131,14 +131,17 @@ impl Registry {
         }
     }
 
-    /// Changes what is known of a session's runner.
+    /// Changes what is known of a session's runner: its counts, its capacity, or whether it is paused.
     pub fn update(&self, place: &Place, change: impl FnOnce(&mut Presence)) {
         if let Some(entry) = self.entries().get_mut(&place.runner_id)
             && entry.stream == place.stream
         {
-            let before = entry.presence.clone();
+            let told = |runner: &Presence| {
+                (runner.jobs_processed, runner.jobs_failed, runner.paused, runner.capacity, runner.running)
+            };
+            let before = told(&entry.presence);
             change(&mut entry.presence);
-            if entry.presence != before {
+            if told(&entry.presence) != before {
                 entry.changed = true;
                 self.stirred.notify_one();
             }

@@ -51,7 +51,7 @@ fn report(node_id: &str) -> NodeReport {
 }
 
 async fn announce(fleet: &dyn Fleet, node_id: &str, beats: Vec<Beat>) {
-    fleet.announce(report(node_id), beats).await;
+    fleet.announce(Some(report(node_id)), beats).await;
 }
 
 async fn both_are_there(a: &dyn Fleet, b: &dyn Fleet) {
@@ -167,7 +167,7 @@ pub async fn nodes_are_known_by_their_reports(a: &dyn Fleet, b: &dyn Fleet) {
     let channel = ChannelReport { channel: "mails".into(), ended: 4, succeeded: 3, duration_ms: 20 };
     let of_b = NodeReport { watches: true, channels: vec![channel], ..report("b") };
     announce(a, "a", Vec::new()).await;
-    b.announce(of_b.clone(), Vec::new()).await;
+    b.announce(Some(of_b.clone()), Vec::new()).await;
     for fleet in [a, b] {
         assert_eq!(fleet.nodes().await, [report("a"), of_b.clone()]);
     }

@@ -7,18 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{
-    sync::{Mutex as Turnstile, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Admission, Arrival, Beat, Fleet, LETTERS_MAX, Letter, NODE_SILENT_AFTER, NodeReport, REMEMBER, Stream, Unreachable,
+    Admission, Arrival, Beat, Fleet, Letter, NODE_SILENT_AFTER, NodeReport, REMEMBER, Stream, Unreachable, inbox::Inbox,
 };
 use crate::model::runner::Presence;
-
-/// Letters handed over at once.
-const RECEIVE_MAX: usize = 256;
 
 /// What the nodes of one process share.
 #[derive(Clone)]
@@ -51,7 +45,7 @@ struct Node {
 pub struct MemoryFleet {
     hub: Hub,
     node_id: Arc<str>,
-    letters: Turnstile<mpsc::Receiver<Letter>>,
+    inbox: Inbox,
 }
 
 impl Hub {
@@ -63,11 +57,11 @@ impl Hub {
 
     /// A node joins, in place of an earlier one of the same id.
     pub fn join(&self, node_id: Arc<str>) -> MemoryFleet {
-        let (letters, inbox) = mpsc::channel(LETTERS_MAX);
+        let (letters, inbox) = Inbox::new();
         let report = NodeReport { node_id: node_id.clone(), watches: false, channels: Vec::new() };
         let node = Node { report, heard: Instant::now(), letters };
         self.lock().nodes.insert(node_id.clone(), node);
-        MemoryFleet { hub: self.clone(), node_id, letters: Turnstile::new(inbox) }
+        MemoryFleet { hub: self.clone(), node_id, inbox }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -133,9 +127,11 @@ impl Fleet for MemoryFleet {
         admission
     }
 
-    async fn announce(&self, report: NodeReport, beats: Vec<Beat>) {
+    async fn announce(&self, report: Option<NodeReport>, beats: Vec<Beat>) {
         let mut shared = self.hub.lock();
-        if let Some(node) = shared.nodes.get_mut(&self.node_id) {
+        if let Some(report) = report
+            && let Some(node) = shared.nodes.get_mut(&self.node_id)
+        {
             node.heard = Instant::now();
             node.report = report;
         }
@@ -184,14 +180,7 @@ impl Fleet for MemoryFleet {
     }
 
     async fn receive(&self) -> Vec<Letter> {
-        let mut inbox = self.letters.lock().await;
-        let mut letters = Vec::new();
-        inbox.recv_many(&mut letters, RECEIVE_MAX).await;
-        if letters.is_empty() {
-            // Another node of the same id has taken this one's place.
-            std::future::pending::<()>().await;
-        }
-        letters
+        self.inbox.receive().await
     }
 
     async fn lead(&self, ttl: Duration) -> bool {

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod contract;
+mod inbox;
 pub mod memory;
 pub mod redis;
 
@@ -146,9 +147,10 @@ pub trait Fleet: Send + Sync {
     /// runner's from then on; whoever lets the new one in tells it so.
     async fn admit(&self, arrival: Arrival) -> Admission;
 
-    /// Says that this node is there, and how the runners are whose streams it has. A beat of a stream that was replaced
-    /// changes nothing; one of a runner that is not known makes it known.
-    async fn announce(&self, report: NodeReport, beats: Vec<Beat>);
+    /// Says how this node is, and how the runners are whose streams it has. A node is there while it reports itself often
+    /// enough; without a report, what it said last stands. A beat of a stream that was replaced changes nothing; one of a
+    /// runner that is not known makes it known.
+    async fn announce(&self, report: Option<NodeReport>, beats: Vec<Beat>);
 
     /// This stream has closed. False where another one has taken its place.
     async fn depart(&self, last: Beat) -> bool;

@@ -21,18 +21,17 @@ use std::{
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Mutex as Turnstile, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Admission, Arrival, Beat, Fleet, LETTERS_MAX, Letter, NODE_SILENT_AFTER, NodeReport, REMEMBER, Stream, Unreachable,
+    inbox::Inbox,
 };
 use crate::{
     model::runner::Presence,
     redis_link::{Call, Listener, RedisLink, Script},
 };
 
-/// Letters handed over at once.
-const RECEIVE_MAX: usize = 256;
 /// Beats in one call: a call should not keep Redis from others for long.
 const BEATS_MAX: usize = 500;
 /// Letters in one message.
@@ -42,7 +41,9 @@ const HEARING_PATIENCE: Duration = Duration::from_secs(3);
 
 macro_rules! script {
     ($name:literal) => {
-        LazyLock::new(|| Script::new(include_str!(concat!("redis/", $name, ".lua"))))
+        LazyLock::new(|| {
+            Script::new(concat!(include_str!("redis/prelude.lua"), include_str!(concat!("redis/", $name, ".lua"))))
+        })
     };
 }
 
@@ -68,7 +69,7 @@ pub struct RedisFleet {
     link: RedisLink,
     keys: Keys,
     settings: FleetSettings,
-    letters: Turnstile<mpsc::Receiver<Letter>>,
+    inbox: Inbox,
 }
 
 struct Keys {
@@ -104,10 +105,10 @@ impl Keys {
 impl RedisFleet {
     /// Joins, and waits until letters are heard.
     pub async fn join(link: RedisLink, settings: FleetSettings) -> RedisFleet {
-        let (letters, inbox) = mpsc::channel(LETTERS_MAX);
+        let (letters, inbox) = Inbox::new();
         let (hearing, mut heard) = watch::channel(false);
         let listener = Arc::new(Mailbox { letters, hearing });
-        let fleet = RedisFleet { keys: Keys::new(link.prefix()), link, settings, letters: Turnstile::new(inbox) };
+        let fleet = RedisFleet { keys: Keys::new(link.prefix()), link, settings, inbox };
         fleet.link.listen(fleet.mailbox_of(&fleet.settings.node_id), listener);
         if tokio::time::timeout(HEARING_PATIENCE, heard.wait_for(|hears| *hears)).await.is_err() {
             tracing::warn!("this node does not hear the letters of others yet");
@@ -177,9 +178,11 @@ impl Fleet for RedisFleet {
         }
     }
 
-    async fn announce(&self, report: NodeReport, beats: Vec<Beat>) {
+    async fn announce(&self, report: Option<NodeReport>, beats: Vec<Beat>) {
         let (first, rest) = beats.split_at(beats.len().min(BEATS_MAX));
-        self.beat(Some(&report), first).await;
+        if report.is_some() || !first.is_empty() {
+            self.beat(report.as_ref(), first).await;
+        }
         for page in rest.chunks(BEATS_MAX) {
             self.beat(None, page).await;
         }
@@ -228,14 +231,7 @@ impl Fleet for RedisFleet {
     }
 
     async fn receive(&self) -> Vec<Letter> {
-        let mut inbox = self.letters.lock().await;
-        let mut letters = Vec::new();
-        inbox.recv_many(&mut letters, RECEIVE_MAX).await;
-        if letters.is_empty() {
-            // The link is gone, and with it whoever could write.
-            std::future::pending::<()>().await;
-        }
-        letters
+        self.inbox.receive().await
     }
 
     async fn lead(&self, ttl: Duration) -> bool {

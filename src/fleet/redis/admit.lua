@@ -2,8 +2,6 @@
 -- KEYS runners, sessions, streams, heard, nodes_heard
 -- ARGV runner, session, stream, presence, heard_ago_ms, resumes, silent_ms, node_silent_ms
 -- Answers what it found: its kind, the earlier stream, session and presence.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local runner, session, stream = ARGV[1], ARGV[2], ARGV[3]
 local kind = 'fresh'
 local earlier = redis.call('HGET', KEYS[3], runner) or ''
@@ -13,10 +11,7 @@ if earlier ~= '' then
     if ARGV[6] == '1' and session_known == session then
         kind = 'resumed'
     else
-        local attached, node = string.match(earlier, '^(%d):%d+:(.*)$')
-        local heard = tonumber(redis.call('ZSCORE', KEYS[4], runner) or 0)
-        local node_heard = tonumber(redis.call('ZSCORE', KEYS[5], node) or 0)
-        if attached == '1' and now - heard <= tonumber(ARGV[7]) and now - node_heard <= tonumber(ARGV[8]) then
+        if lives(runner, earlier, KEYS[4], KEYS[5], ARGV[7], ARGV[8]) then
             return {'taken', earlier, session_known, presence_known}
         end
         kind = 'replaced'

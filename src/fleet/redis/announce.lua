@@ -1,8 +1,6 @@
 -- Takes in how a node and its runners are.
 -- KEYS runners, sessions, streams, heard, nodes_heard, nodes
 -- ARGV node, report or nothing, then of each runner: runner, session, stream, presence, heard_ago_ms
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[2] ~= '' then
     redis.call('HSET', KEYS[6], ARGV[1], ARGV[2])
     redis.call('ZADD', KEYS[5], now, ARGV[1])

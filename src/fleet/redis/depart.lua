@@ -1,8 +1,6 @@
 -- A stream has closed. Answers 0 where another one has taken its place.
 -- KEYS runners, sessions, streams, heard, nodes_heard
 -- ARGV runner, session, stream, presence, heard_ago_ms
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local runner, stream = ARGV[1], ARGV[3]
 local closed = '0' .. string.sub(stream, 2)
 local known = redis.call('HGET', KEYS[3], runner)

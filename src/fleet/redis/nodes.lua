@@ -1,8 +1,6 @@
 -- The reports of the nodes that are there. Forgets the others.
 -- KEYS nodes, nodes_heard
 -- ARGV node_silent_ms
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local silent = now - tonumber(ARGV[1])
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. silent)) do
     redis.call('HDEL', KEYS[1], node)
