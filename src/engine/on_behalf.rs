@@ -106,8 +106,8 @@ impl OnBehalf {
     }
 
     pub async fn cancel(&self, id: JobId) -> Result<Cancellation> {
-        self.may_steer(id).await?;
-        self.shared.cancel(id).await
+        let job = self.may_steer(id).await?;
+        self.shared.cancel(&job).await
     }
 
     pub async fn retry(&self, id: JobId, delay_seconds: Option<u32>) -> Result<Retried> {

@@ -67,10 +67,10 @@ impl Shared {
         Ok(self.store.load(&[id]).await?.pop().flatten())
     }
 
-    /// Cancels a job that the caller may cancel.
-    pub(super) async fn cancel(&self, id: JobId) -> Result<Cancellation, EngineError> {
-        let runner_id = self.load(id).await?.ok_or(JOB_NOT_FOUND)?.runner_id;
-        let alive = match &runner_id {
+    /// Cancels a job that the caller may cancel, as it was seen a moment ago.
+    pub(super) async fn cancel(&self, seen: &Job) -> Result<Cancellation, EngineError> {
+        let id = seen.id;
+        let alive = match &seen.runner_id {
             // Where nobody can be asked, it may well live.
             Some(runner_id) => match self.registry.find(runner_id, self.now()).await {
                 Ok(runner) => runner.is_some_and(|runner| runner.alive),
@@ -79,7 +79,8 @@ impl Shared {
             None => false,
         };
         // Another runner may have taken it meanwhile, and that one lives.
-        let gone = |job: &Job| job.status == Status::Running && !job.broadcast && !alive && job.runner_id == runner_id;
+        let gone =
+            |job: &Job| job.status == Status::Running && !job.broadcast && !alive && job.runner_id == seen.runner_id;
         let moved = self.transition(id, |job| if gone(job) { Input::ForceCancel } else { Input::Cancel }).await;
         let (before, after) = match moved {
             Ok(moved) => moved,
@@ -103,7 +104,7 @@ impl Shared {
             }
         } else if before.broadcast && before.status == Status::Running {
             for part in self.store.unfinished_parts(id, PARTS_MAX).await? {
-                Box::pin(self.cancel(part.id)).await.ok();
+                Box::pin(self.cancel(&part)).await.ok();
             }
         }
         Ok(Cancellation { job: Arc::unwrap_or_clone(after), forced })

@@ -1,6 +1,6 @@
 //! What the engine stands on, as the configuration says: a store, a queue and a fleet.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     config::{Config, Database, Redis},
@@ -50,13 +50,9 @@ impl Foundation {
     }
 }
 
-async fn alone_on_sqlite(
-    config: &Config,
-    data_dir: &DataDir,
-    path: Option<&std::path::Path>,
-) -> Result<Foundation, StartError> {
+async fn alone_on_sqlite(config: &Config, data_dir: &DataDir, path: Option<&Path>) -> Result<Foundation, StartError> {
     let locks = data_dir.lock(path)?;
-    let database = path.map_or_else(|| data_dir.database(), std::path::Path::to_owned);
+    let database = path.map_or_else(|| data_dir.database(), Path::to_owned);
     let store = Arc::new(SqliteStore::open(&database).await?);
     Ok(alone(config, store, Some(locks)))
 }

@@ -22,10 +22,10 @@ use crate::{
 impl Session {
     /// One commit for the results that came in and for the claims that they made room for.
     pub(super) async fn settle_and_claim(&mut self, reports: Vec<Report>) -> Going {
-        let mut reports = reports;
-        reports.splice(..0, std::mem::take(&mut self.owed));
+        let mut due = std::mem::take(&mut self.owed);
+        due.extend(reports);
         self.owes_until = None;
-        let ended = self.end_steps(reports).await;
+        let ended = self.end_steps(due).await;
         let freed = ended.iter().filter(|ended| ended.step.is_some() && self.holds(ended.lease)).count();
         let room = self.room_after(freed);
         let claims = if room > 0 { self.claim_steps(room).await } else { Vec::new() };
