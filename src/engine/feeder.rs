@@ -21,7 +21,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 pub async fn run(shared: Arc<Shared>) {
     let stopped = shared.stopped();
     let hunger = shared.queue.hunger();
-    let mut feeder = Feeder { shared, seen_until: Timestamp(0), swept: None };
+    let mut feeder = Feeder { shared, seen_until: Timestamp(0), swept: None, led: false };
     loop {
         let mut patience = IDLE;
         if let Err(error) = feeder.turn().await {
@@ -44,15 +44,21 @@ struct Feeder {
     /// Jobs ready up to this time were offered.
     seen_until: Timestamp,
     swept: Option<tokio::time::Instant>,
+    /// Whether this node led at the last turn.
+    led: bool,
 }
 
 impl Feeder {
     async fn turn(&mut self) -> Result<(), StoreError> {
         let now = self.shared.now();
-        if self.shared.queue.has_forgotten() {
+        let leads = self.shared.membership.leads();
+        let takes_over = leads && !self.led;
+        self.led = leads;
+        // What came due while nobody led is past, and no agenda tells of it.
+        if takes_over || self.shared.queue.has_forgotten() {
             self.swept = None;
         }
-        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP && self.shared.membership.leads()) {
+        if self.swept.is_none_or(|swept| leads && swept.elapsed() >= SWEEP) {
             let channels = self.shared.store.pending_channels().await?;
             self.shared.queue.suspect(&channels).await;
             self.seen_until = now;
