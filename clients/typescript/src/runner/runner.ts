@@ -134,6 +134,8 @@ export class Runner {
       this.#left(error instanceof Error ? error : new Error(String(error)));
     });
     this.#worker.on("exit", () => {
+      // Its last words may wait behind its end.
+      this.#takeWaiting();
       this.#left(new Error("the session's thread ended"));
     });
     if (this.#leaving !== undefined) tell({ kind: "leave", how: this.#leaving });
@@ -204,6 +206,10 @@ export class Runner {
   /** Takes in this message and all that wait behind it, so that no job is started that was taken back meanwhile. */
   #take(first: FromSession): void {
     this.#heed(first);
+    this.#takeWaiting();
+  }
+
+  #takeWaiting(): void {
     for (;;) {
       const next = this.#port === undefined ? undefined : receiveMessageOnPort(this.#port);
       if (next === undefined) break;
