@@ -30,9 +30,10 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     # Without its own pool a channel could be given the connection that another one is about to lose.
     ("grpc.use_local_subchannel_pool", 1),
-    # Who connects again decides when; gRPC's own backoff would only add to it.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A channel that could not connect is given up for a new one, and must not dial on by itself: a failed call of
+    # grpc.aio and its error hold each other, and with them the channel, until the garbage collector comes.
+    ("grpc.initial_reconnect_backoff_ms", 3_600_000),
+    ("grpc.max_reconnect_backoff_ms", 3_600_000),
 ]
 
 Token = str | Callable[[], str]
