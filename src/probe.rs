@@ -46,7 +46,7 @@ pub async fn run(probe: Probe) -> Result<(), StartError> {
         Probe::Echo => echo::serve().await,
         Probe::Store(place) => {
             let file = place.folder.join("probe.db");
-            let rate = sqlite::insert_rate(&file, place.time()).await;
+            let rate = sqlite::insert_rate(&file, place.time());
             ["probe.db", "probe.db-wal", "probe.db-shm"].iter().for_each(|name| remove(&place.folder.join(name)));
             report(rate.map_err(|error| StartError::Unavailable(error.to_string()))?);
             Ok(())

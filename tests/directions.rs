@@ -59,13 +59,13 @@ const ADAPTERS: &[&str] = &[
 ];
 const MAY_NAME_ADAPTERS: &[&str] = &["server", "probe"];
 /// Crates that talk to a database or to a network, with those whose names start so.
-const DRIVERS: &[&str] = &["sqlx", "tonic", "axum", "prost", "hyper", "errand_proto"];
+const DRIVERS: &[&str] = &["rusqlite", "sqlx", "tonic", "axum", "prost", "hyper", "errand_proto"];
 /// The modules that know none of them.
 const DRIVERLESS: &[&str] = &["model", "clock", "drain", "queue", "fleet", "engine"];
 /// The folders whose sources follow the rules of text.
 const SOURCES: &[&str] = &["src", "gateway/src", "cli/src", "clients/rust/src", "conformance/src", "proto/src"];
-/// Where the crate sqlx may be named.
-const SQL_FOLDERS: &[&str] = &["src/store/sqlite/", "src/store/postgres/"];
+/// The drivers of SQL databases, each with the only folder that may name it.
+const SQL_FOLDERS: &[(&str, &str)] = &[("rusqlite", "src/store/sqlite/"), ("sqlx", "src/store/postgres/")];
 /// Where the crate redis may be named.
 const REDIS_FOLDERS: &[&str] = &["src/redis_link/", "src/queue/redis/", "src/fleet/redis"];
 const LINES_MAX: usize = 500;
@@ -267,9 +267,11 @@ fn drivers_stay_in_their_adapters() {
                     complaints.push(source.complain(at, &format!("{} names {driver}", source.top())));
                 }
             }
-        } else if !SQL_FOLDERS.iter().any(|folder| source.path.starts_with(folder)) {
-            for at in source.names("sqlx", false) {
-                complaints.push(source.complain(at, "names sqlx outside its folders"));
+        } else {
+            for (driver, folder) in SQL_FOLDERS.iter().filter(|(_, folder)| !source.path.starts_with(folder)) {
+                for at in source.names(driver, false) {
+                    complaints.push(source.complain(at, &format!("names {driver} outside {folder}")));
+                }
             }
         }
         // A module of the house may bear the same name.

@@ -1,6 +1,11 @@
 //! Job ids.
 
-use std::{fmt, str::FromStr};
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -37,6 +42,30 @@ impl fmt::Display for JobId {
 impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// Values by job.
+pub type IdMap<V> = HashMap<JobId, V, BuildHasherDefault<IdHasher>>;
+
+/// Hashes ids, and what has an id in it. The ids are made by the service, and their last bits at random, so nobody can
+/// choose some that collide.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            // The golden ratio in 64 bits: an odd number without a pattern, so that every bit reaches the highest ones.
+            self.0 = (self.0.rotate_left(29) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        // The map takes the lowest bits as well as the highest.
+        self.0 ^ self.0 >> 32
     }
 }
 

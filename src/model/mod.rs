@@ -18,7 +18,7 @@ pub mod time;
 
 pub use access::{Caller, Operation};
 pub use event::{EventKind, JobEvent};
-pub use id::JobId;
+pub use id::{IdHasher, IdMap, JobId};
 pub use job::{Expiry, Job, Lease, Parts, Status};
 pub use lifecycle::{Hint, Input, Refusal, Step, create, step};
 pub use spec::{Invalid, JobSpec, Start};

@@ -200,20 +200,45 @@ async fn a_reopened_file_has_everything() {
     store.ping().await.expect("a ping");
 }
 
+/// What a process that was killed leaves behind: its files as they lie on the disk, with what was answered as stored.
+#[tokio::test]
+async fn what_a_killed_process_stored_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, copy) = (folder.path().join("jobs.db"), folder.path().join("copy.db"));
+    let store = SqliteStore::open(&path).await.expect("a store");
+    let first = stored(&store, keyed(1, "k")).await;
+    // In the tables by now, for a list shows everything.
+    assert_eq!(store.list(&everything()).await.expect("a page").jobs.len(), 1);
+    let claim = stored(&store, claimed(&first, at(1))).await;
+    let ended = stored(&store, completed(&claim, at(2))).await;
+    let second = stored(&store, keyed(2, "l")).await;
+    let events = store.events(id(1), 10).await.expect("events");
+    for side in ["", "-wal"] {
+        let file = |path: &std::path::Path| format!("{}{side}", path.display());
+        std::fs::copy(file(&path), file(&copy)).expect("a copy");
+    }
+    store.close().await;
+
+    let store = SqliteStore::open(&copy).await.expect("the copy");
+    assert_eq!(loaded(&store, 1).await.as_ref(), Some(&*ended));
+    assert_eq!(loaded(&store, 2).await.as_ref(), Some(&*second));
+    assert_eq!(store.events(id(1), 10).await.expect("events"), events);
+    assert_eq!(events.len(), 3);
+    let tally = store.tally(at(3)).await.expect("a tally");
+    assert_eq!((tally.completed, tally.channels[&Arc::from("a")].ready), (1, 1));
+    let outcomes = store.commit(&[keyed(3, "l"), keyed(4, "m")]).await.expect("a commit");
+    assert_eq!(outcomes, [Outcome::Duplicate(id(2)), Outcome::Applied]);
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_newer_schema_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("jobs.db");
     SqliteStore::open(&path).await.expect("a store").close().await;
-    let pool = sqlx::SqlitePool::connect(&format!("sqlite:{}", path.display())).await.expect("a connection");
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (77, 'later', TRUE, x'00', 0)",
-    )
-    .execute(&pool)
-    .await
-    .expect("a later version");
-    pool.close().await;
+    let file = rusqlite::Connection::open(&path).expect("a connection");
+    file.pragma_update(None, "user_version", 77).expect("a later version");
+    drop(file);
     let error = SqliteStore::open(&path).await.err().expect("a refusal");
     assert!(matches!(error, OpenError::SchemaTooNew { found: 77, known: 1 }), "{error}");
 }

@@ -1,22 +1,26 @@
 //! The store in one SQLite file.
 //!
-//! One connection writes, each batch in one transaction that is on the disk before its answer; four others read. Write-ahead
-//! logging keeps readers and the writer out of each other's way. Nothing outside this folder sees a type of the driver.
+//! One connection writes, on a thread of its own; a few others read. Write-ahead logging keeps readers and the writer out
+//! of each other's way. What is stored lies in two places: in the tables, and ahead of them in a journal (see [`journal`])
+//! that is also kept in memory (see [`overlay`]). A read by id looks into both; any other read waits until the tables
+//! have caught up. Nothing outside this folder sees a type of the driver.
 
+mod codec;
+mod journal;
 mod list;
+mod overlay;
 mod probe;
 mod read;
+mod readers;
 mod row;
-mod write;
+mod schema;
+mod tables;
+mod writer;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{
-    SqlSafeStr, SqlitePool,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use probe::insert_rate;
 
@@ -25,22 +29,18 @@ use crate::model::{
     Job, JobEvent, JobId, Parts, Step, Timestamp,
     log::{JobLog, LogKind},
 };
+use readers::Readers;
+use writer::{Mode, Writer};
 
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that read.
-const READERS: u32 = 4;
-/// Prepared statements kept for each connection: some 12 kinds in at most 9 sizes each.
-const STATEMENTS_MAX: usize = 200;
-/// Page cache of each connection, in KiB; SQLite takes a negative number for KiB.
-const CACHE_KIB: &str = "-8000";
-/// Rows the driver's thread may run ahead: a whole answer of a batch, so that the writer does not wait for its reader.
-const ROWS_AHEAD: usize = 1_024;
+/// Prepared statements kept for each connection.
+const STATEMENTS_MAX: usize = 64;
 
 /// Keeps everything in one file.
 pub struct SqliteStore {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Writer,
+    readers: Readers,
 }
 
 /// Why a database file cannot be opened.
@@ -61,36 +61,46 @@ pub enum OpenError {
 }
 
 impl SqliteStore {
-    /// Opens a database file, makes it where there is none, and brings its schema up to date.
+    /// Opens a database file, makes it where there is none, brings its schema up to date, and takes in what a process that
+    /// died has left in the journal.
     pub async fn open(path: &Path) -> Result<SqliteStore, OpenError> {
         create_private(path).await.map_err(|error| OpenError::Unavailable(error.into()))?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .busy_timeout(BUSY_TIMEOUT)
-            .foreign_keys(false)
-            .statement_cache_capacity(STATEMENTS_MAX)
-            .row_buffer_size(ROWS_AHEAD)
-            .pragma("cache_size", CACHE_KIB);
-        let writing = options
-            .clone()
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("wal_autocheckpoint", "1000");
-        let writer = pool(1).connect_with(writing).await.map_err(open_error)?;
-        migrate(&writer).await?;
-        let readers = pool(READERS).connect_with(options.read_only(true)).await.map_err(open_error)?;
-        Ok(SqliteStore { writer, readers })
+        let path = path.to_owned();
+        let opening = tokio::task::spawn_blocking(move || {
+            let mut connection = connect(&path, false).map_err(open_error)?;
+            schema::migrate(&mut connection)?;
+            let writer = Writer::start(connection).map_err(|error| match error {
+                StoreError::Corrupt(what) => OpenError::Corrupt(what.into()),
+                StoreError::Unavailable(source) => OpenError::Unavailable(source),
+            })?;
+            Ok(SqliteStore { writer, readers: Readers::open(&path)? })
+        });
+        opening.await.map_err(|error| OpenError::Unavailable(error.into()))?
+    }
+
+    /// Reads tables that have everything.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.writer.catch_up().await?;
+        self.readers.read(read).await
     }
 }
 
-/// A pool whose connections stay open: each has its prepared statements and its cache.
-fn pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .min_connections(connections)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
+/// A connection with what all of them have in common. No other thread uses it at the same time, so it needs no mutex.
+fn connect(path: &Path, reads_only: bool) -> Result<Connection, rusqlite::Error> {
+    let access = if reads_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // SQLite takes a negative size for KiB.
+    connection.execute_batch("PRAGMA cache_size = -8000; PRAGMA foreign_keys = OFF")?;
+    if !reads_only {
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1000")?;
+    }
+    Ok(connection)
 }
 
 /// Makes the file readable for its owner only, before anything is in it; SQLite gives its side files the same mode.
@@ -102,62 +112,69 @@ async fn create_private(path: &Path) -> std::io::Result<()> {
     options.open(path).await.map(drop)
 }
 
-async fn migrate(writer: &SqlitePool) -> Result<(), OpenError> {
-    let migrator = Migrator::with_migrations(migrations());
-    let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
-    match migrator.run(writer).await {
-        Ok(()) => Ok(()),
-        Err(MigrateError::VersionMissing(found)) => Err(OpenError::SchemaTooNew { found, known }),
-        Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => Err(open_error(error)),
-        Err(error) => Err(OpenError::Corrupt(error.into())),
+fn open_error(error: rusqlite::Error) -> OpenError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Corrupt(error.into()),
+        _ => OpenError::Unavailable(error.into()),
     }
 }
 
-fn migrations() -> Vec<Migration> {
-    let sql = include_str!("migrations/0001_initial.sql").into_sql_str();
-    vec![Migration::new(1, "initial".into(), MigrationType::Simple, sql, false)]
-}
-
-fn open_error(error: sqlx::Error) -> OpenError {
-    /// SQLITE_CORRUPT and SQLITE_NOTADB.
-    const DAMAGED: [&str; 2] = ["11", "26"];
-    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
-    if DAMAGED.contains(&&*code) { OpenError::Corrupt(error.into()) } else { OpenError::Unavailable(error.into()) }
-}
-
 /// Whatever the driver says, but for values it cannot decode, means that the database cannot serve at the moment.
-fn unavailable(error: sqlx::Error) -> StoreError {
+fn unavailable(error: rusqlite::Error) -> StoreError {
     StoreError::Unavailable(error.into())
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, steps: &[Step]) -> Result<Vec<Outcome>, StoreError> {
-        write::commit(&self.writer, steps, write::Mode::Each).await
+        self.writer.commit(steps, Mode::Each).await
     }
 
     async fn commit_all(&self, steps: &[Step]) -> Result<Vec<Outcome>, StoreError> {
-        write::commit(&self.writer, steps, write::Mode::AllOrNothing).await
+        self.writer.commit(steps, Mode::AllOrNothing).await
     }
 
     async fn load(&self, ids: &[JobId]) -> Result<Vec<Option<Job>>, StoreError> {
-        read::load(&self.readers, ids).await
+        // Looked up before the tables are read: what leaves the overlay meanwhile is in the tables by then.
+        let mut jobs: Vec<Option<Job>> = self
+            .writer
+            .looking(|overlay| ids.iter().map(|id| overlay.get(*id).map(|change| (*change.job).clone())).collect());
+        let absent: Vec<usize> = (0..ids.len()).filter(|index| jobs[*index].is_none()).collect();
+        if !absent.is_empty() || ids.is_empty() {
+            let wanted: Vec<JobId> = absent.iter().map(|index| ids[*index]).collect();
+            let found = self.readers.read(move |connection| read::jobs(connection, &wanted)).await?;
+            for (index, job) in absent.into_iter().zip(found) {
+                jobs[index] = job;
+            }
+        }
+        Ok(jobs)
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        list::list(&self.readers, query).await
+        let query = query.clone();
+        self.read(move |connection| list::list(connection, &query)).await
     }
 
     async fn events(&self, job_id: JobId, limit: u32) -> Result<Vec<JobEvent>, StoreError> {
-        read::events(&self.readers, job_id, limit).await
+        let ahead = self.writer.looking(|overlay| overlay.get(job_id).map(|change| change.events.clone()));
+        let ahead = ahead.unwrap_or_default();
+        let mut events = self.readers.read(move |connection| read::events(connection, job_id, limit)).await?;
+        // What was ahead may be in the tables by now, and later events with it.
+        if let Some(first) = ahead.first() {
+            events.retain(|event| event.seq < first.seq);
+        }
+        events.extend(ahead);
+        let surplus = events.len().saturating_sub(limit as usize);
+        Ok(events.split_off(surplus))
     }
 
     async fn append_logs(&self, logs: &[JobLog]) -> Result<(), StoreError> {
-        write::append_logs(&self.writer, logs).await
+        self.writer.append_logs(logs).await
     }
 
     async fn logs(&self, job_id: JobId, kinds: &[LogKind], after: u64, limit: u32) -> Result<Vec<JobLog>, StoreError> {
-        list::logs(&self.readers, job_id, kinds, after, limit).await
+        let kinds = kinds.to_vec();
+        self.readers.read(move |connection| list::logs(connection, job_id, &kinds, after, limit)).await
     }
 
     async fn ready(
@@ -167,52 +184,62 @@ impl Store for SqliteStore {
         after: Option<&Ready>,
         limit: u32,
     ) -> Result<Vec<Ready>, StoreError> {
-        read::ready(&self.readers, channel, now, after, limit).await
+        let (channel, after) = (channel.to_owned(), after.cloned());
+        self.read(move |connection| read::ready(connection, &channel, now, after.as_ref(), limit)).await
     }
 
     async fn pending_channels(&self) -> Result<Vec<Arc<str>>, StoreError> {
-        read::pending_channels(&self.readers).await
+        self.read(read::pending_channels).await
     }
 
     async fn agenda(&self, now: Timestamp) -> Result<Agenda, StoreError> {
-        read::agenda(&self.readers, now).await
+        self.read(move |connection| read::agenda(connection, now)).await
     }
 
     async fn due_between(&self, after: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {
-        read::due_between(&self.readers, after, until, limit).await
+        self.read(move |connection| read::due_between(connection, after, until, limit)).await
     }
 
     async fn due(&self, due: Due, now: Timestamp, limit: u32) -> Result<Vec<Job>, StoreError> {
-        read::due(&self.readers, due, now, limit).await
+        // Asked often, and mostly in vain: the tables catch up only where what is ahead of them may make a difference.
+        let read = move |connection: &Connection| read::due(connection, due, now, limit);
+        if !self.writer.looking(|overlay| overlay.concerns(due, now)) {
+            let jobs = self.readers.read(read).await?;
+            if self.writer.looking(|overlay| jobs.iter().all(|job| overlay.get(job.id).is_none())) {
+                return Ok(jobs);
+            }
+        }
+        self.read(read).await
     }
 
     async fn running(&self, after: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
-        read::running(&self.readers, after, limit).await
+        self.read(move |connection| read::running(connection, after, limit)).await
     }
 
     async fn parts(&self, parent_id: JobId) -> Result<Parts, StoreError> {
-        read::parts(&self.readers, parent_id).await
+        self.read(move |connection| read::parts(connection, parent_id)).await
     }
 
     async fn unfinished_parts(&self, parent_id: JobId, limit: u32) -> Result<Vec<Job>, StoreError> {
-        read::unfinished_parts(&self.readers, parent_id, limit).await
+        self.read(move |connection| read::unfinished_parts(connection, parent_id, limit)).await
     }
 
     async fn jobs_before(&self, job: &Job, now: Timestamp) -> Result<u64, StoreError> {
-        read::jobs_before(&self.readers, job, now).await
+        let job = job.clone();
+        self.read(move |connection| read::jobs_before(connection, &job, now)).await
     }
 
     async fn tally(&self, now: Timestamp) -> Result<Tally, StoreError> {
-        read::tally(&self.readers, now).await
+        self.read(move |connection| read::tally(connection, now)).await
     }
 
     async fn delete(&self, id: JobId, version: u32) -> Result<bool, StoreError> {
-        write::delete(&self.writer, id, version).await
+        self.writer.delete(id, version).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        read::ping(&self.readers).await?;
-        write::ping(&self.writer).await
+        self.readers.read(read::ping).await?;
+        self.writer.ping().await
     }
 
     async fn close(&self) {

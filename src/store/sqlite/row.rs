@@ -1,265 +1,278 @@
 //! Rows and values: the one place that knows how a job, an event or a log line looks in its table.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
-use sqlx::{Decode, Row, Sqlite, Type, query_builder::Separated, sqlite::SqliteRow};
+use rusqlite::{Row, Statement, ToSql, types::FromSql};
 
+use super::{codec::Decoder, unavailable};
 use crate::{
-    model::{Job, JobEvent, JobId, Timestamp, log::JobLog},
+    model::{EventKind, Job, JobEvent, JobId, Status, Step, Timestamp, log::JobLog},
     store::{
         Ready, StoreError,
         codes::{Coded, code, decoded, expiry_code, expiry_of, overrun_at},
     },
 };
 
-/// Binds a row's values, in the order of [`JOB_COLUMNS`].
-pub(super) fn push_job(row: &mut Separated<'_, Sqlite, &'static str>, job: &Job) {
+/// Columns of `jobs`, in the order in which [`bind_job`] binds and [`job`] reads them.
+pub(super) const JOB_COLUMNS: &str = "id, version, status, broadcast, channel, priority, run_at, ready_at, expires_at, \
+    due_at, attempt, releases, cancel_requested, modified, started_at, finished_at, runner_id, event_seq, created, owner, \
+    func, expiry_kind, expiry_value, max_retries, backoff_base, backoff_max_seconds, max_exec_seconds, idempotency_key, \
+    fingerprint, traceparent, parent_id, events, payload, metadata, result, last_error, stack_trace";
+/// How many there are.
+pub(super) const JOB_COLUMN_COUNT: usize = 37;
+
+/// What an update sets, in the order of [`bind_state`]; the other columns of a job never change.
+pub(super) const JOB_STATE: &str = "version = ?, status = ?, run_at = ?, ready_at = ?, expires_at = ?, due_at = ?, \
+    attempt = ?, releases = ?, cancel_requested = ?, modified = ?, started_at = ?, finished_at = ?, runner_id = ?, \
+    event_seq = ?, events = CAST(events || ? AS BLOB), metadata = ?, result = ?, last_error = ?, stack_trace = ?";
+
+/// Binds the parameters of one statement, one after the other.
+pub(super) struct Parameters<'s, 'c> {
+    statement: &'s mut Statement<'c>,
+    bound: usize,
+}
+
+impl<'s, 'c> Parameters<'s, 'c> {
+    pub fn of(statement: &'s mut Statement<'c>) -> Parameters<'s, 'c> {
+        Parameters { statement, bound: 0 }
+    }
+
+    pub fn bind(&mut self, value: impl ToSql) -> Result<&mut Self, StoreError> {
+        self.bound += 1;
+        self.statement.raw_bind_parameter(self.bound, value).map_err(unavailable)?;
+        Ok(self)
+    }
+
+    fn bind_time(&mut self, at: Option<Timestamp>) -> Result<&mut Self, StoreError> {
+        self.bind(at.map(|at| at.0))
+    }
+}
+
+/// Binds all of a job, in the order of [`JOB_COLUMNS`].
+pub(super) fn bind_job(row: &mut Parameters<'_, '_>, job: &Job, events: &[u8]) -> Result<(), StoreError> {
     let (expiry_kind, expiry_value) = expiry_code(job.expiry);
-    row.push_bind(job.id.as_bytes().as_slice())
-        .push_bind(i64::from(job.version))
-        .push_bind(job.channel.clone())
-        .push_bind(job.func.clone())
-        .push_bind(job.payload.clone())
-        .push_bind(code(job.status))
-        .push_bind(job.run_at.map(|at| at.0))
-        .push_bind(job.ready_at.0)
-        .push_bind(job.expires_at.0)
-        .push_bind(expiry_kind)
-        .push_bind(expiry_value)
-        .push_bind(i64::from(job.attempt))
-        .push_bind(i64::from(job.releases))
-        .push_bind(i64::from(job.max_retries))
-        .push_bind(job.backoff_base)
-        .push_bind(i64::from(job.backoff_max_seconds))
-        .push_bind(job.broadcast)
-        .push_bind(job.cancel_requested)
-        .push_bind(job.max_exec_seconds.map(i64::from))
-        .push_bind(overrun_at(job))
-        .push_bind(job.runner_id.clone())
-        .push_bind(job.last_error.as_str())
-        .push_bind(job.stack_trace.as_str())
-        .push_bind(job.metadata.as_str())
-        .push_bind(job.result.as_str())
-        .push_bind(job.idempotency_key.clone())
-        .push_bind(job.fingerprint.as_slice())
-        .push_bind(job.owner.clone())
-        .push_bind(job.priority)
-        .push_bind(job.created.0)
-        .push_bind(job.modified.0)
-        .push_bind(job.started_at.map(|at| at.0))
-        .push_bind(job.finished_at.map(|at| at.0))
-        .push_bind(job.traceparent.as_str())
-        .push_bind(job.parent_id.map(|id| id.as_bytes().to_vec()))
-        .push_bind(i64::from(job.event_seq));
+    row.bind(job.id.as_bytes())?.bind(job.version)?.bind(code(job.status))?.bind(job.broadcast)?;
+    row.bind(&*job.channel)?.bind(job.priority)?;
+    row.bind_time(job.run_at)?.bind(job.ready_at.0)?.bind(job.expires_at.0)?.bind(due_at(job))?;
+    row.bind(job.attempt)?.bind(job.releases)?.bind(job.cancel_requested)?;
+    row.bind(job.modified.0)?.bind_time(job.started_at)?.bind_time(job.finished_at)?;
+    row.bind(job.runner_id.as_deref())?.bind(job.event_seq)?.bind(job.created.0)?;
+    row.bind(&*job.owner)?.bind(&*job.func)?.bind(expiry_kind)?.bind(expiry_value)?;
+    row.bind(job.max_retries)?.bind(job.backoff_base)?.bind(job.backoff_max_seconds)?.bind(job.max_exec_seconds)?;
+    row.bind(job.idempotency_key.as_deref())?.bind(&job.fingerprint[..])?.bind(job.traceparent.as_str())?;
+    row.bind(job.parent_id.as_ref().map(|id| &id.as_bytes()[..]))?.bind(events)?.bind(&*job.payload)?;
+    for text in [&job.metadata, &job.result, &job.last_error, &job.stack_trace] {
+        row.bind(text.as_str())?;
+    }
+    Ok(())
 }
 
-/// Columns of `jobs`, in the order of [`push_job`].
-pub(super) const JOB_COLUMNS: &str = "id, version, channel, func, payload, status, run_at, ready_at, expires_at, \
-    expiry_kind, expiry_value, attempt, releases, max_retries, backoff_base, backoff_max_seconds, broadcast, \
-    cancel_requested, max_exec_seconds, overrun_at, runner_id, last_error, stack_trace, metadata, result, \
-    idempotency_key, fingerprint, owner, priority, created, modified, started_at, finished_at, traceparent, parent_id, \
-    event_seq";
-
-/// Binds what an update writes: the id, the expected version, then the values in the order of [`JOB_CHANGES`].
-pub(super) fn push_change(row: &mut Separated<'_, Sqlite, &'static str>, expected: u32, job: &Job) {
-    row.push_bind(job.id.as_bytes().as_slice())
-        .push_bind(i64::from(expected))
-        .push_bind(i64::from(job.version))
-        .push_bind(code(job.status))
-        .push_bind(job.run_at.map(|at| at.0))
-        .push_bind(job.ready_at.0)
-        .push_bind(job.expires_at.0)
-        .push_bind(i64::from(job.attempt))
-        .push_bind(i64::from(job.releases))
-        .push_bind(job.cancel_requested)
-        .push_bind(overrun_at(job))
-        .push_bind(job.runner_id.clone())
-        .push_bind(job.last_error.as_str())
-        .push_bind(job.stack_trace.as_str())
-        .push_bind(job.metadata.as_str())
-        .push_bind(job.result.as_str())
-        .push_bind(job.modified.0)
-        .push_bind(job.started_at.map(|at| at.0))
-        .push_bind(job.finished_at.map(|at| at.0))
-        .push_bind(i64::from(job.event_seq));
+/// Binds what changes of a job, in the order of [`JOB_STATE`]; `events` are added to those that are there.
+pub(super) fn bind_state(row: &mut Parameters<'_, '_>, job: &Job, events: &[u8]) -> Result<(), StoreError> {
+    row.bind(job.version)?.bind(code(job.status))?;
+    row.bind_time(job.run_at)?.bind(job.ready_at.0)?.bind(job.expires_at.0)?.bind(due_at(job))?;
+    row.bind(job.attempt)?.bind(job.releases)?.bind(job.cancel_requested)?;
+    row.bind(job.modified.0)?.bind_time(job.started_at)?.bind_time(job.finished_at)?;
+    row.bind(job.runner_id.as_deref())?.bind(job.event_seq)?.bind(events)?;
+    for text in [&job.metadata, &job.result, &job.last_error, &job.stack_trace] {
+        row.bind(text.as_str())?;
+    }
+    Ok(())
 }
 
-/// What an update sets, from the columns that SQLite names a `VALUES` table's by; the others of a job never change.
-pub(super) const JOB_CHANGES: &str = "version = v.column3, status = v.column4, run_at = v.column5, \
-    ready_at = v.column6, expires_at = v.column7, attempt = v.column8, releases = v.column9, \
-    cancel_requested = v.column10, overrun_at = v.column11, runner_id = v.column12, last_error = v.column13, \
-    stack_trace = v.column14, metadata = v.column15, result = v.column16, modified = v.column17, \
-    started_at = v.column18, finished_at = v.column19, event_seq = v.column20";
-
-pub(super) fn job(row: &SqliteRow) -> Result<Job, StoreError> {
-    let row = Fields::new("jobs", "id", row);
-    let expiry =
-        expiry_of(row.get("expiry_kind")?, row.get("expiry_value")?).ok_or_else(|| row.corrupt("expiry_kind"))?;
-    let fingerprint = row.get::<&[u8]>("fingerprint")?.try_into().map_err(|_| row.corrupt("fingerprint"))?;
-    Ok(Job {
-        id: row.id("id")?,
-        version: row.number("version")?,
-        channel: row.text("channel")?,
-        func: row.text("func")?,
-        payload: row.text("payload")?,
-        status: row.coded("status")?,
-        run_at: row.time_or_null("run_at")?,
-        ready_at: row.time("ready_at")?,
-        expires_at: row.time("expires_at")?,
-        expiry,
-        attempt: row.number("attempt")?,
-        releases: row.number("releases")?,
-        max_retries: row.number("max_retries")?,
-        backoff_base: row.get("backoff_base")?,
-        backoff_max_seconds: row.number("backoff_max_seconds")?,
-        broadcast: row.get::<i64>("broadcast")? != 0,
-        cancel_requested: row.get::<i64>("cancel_requested")? != 0,
-        max_exec_seconds: row.number_or_null("max_exec_seconds")?,
-        runner_id: row.text_or_null("runner_id")?,
-        last_error: row.get("last_error")?,
-        stack_trace: row.get("stack_trace")?,
-        metadata: row.get("metadata")?,
-        result: row.get("result")?,
-        idempotency_key: row.text_or_null("idempotency_key")?,
-        fingerprint,
-        owner: row.text("owner")?,
-        priority: row.get("priority")?,
-        created: row.time("created")?,
-        modified: row.time("modified")?,
-        started_at: row.time_or_null("started_at")?,
-        finished_at: row.time_or_null("finished_at")?,
-        traceparent: row.get("traceparent")?,
-        parent_id: row.id_or_null("parent_id")?,
-        event_seq: row.number("event_seq")?,
-    })
+/// When time alone will end what is going on; none for one that has ended.
+fn due_at(job: &Job) -> Option<i64> {
+    if job.status == Status::Pending { Some(job.expires_at.0) } else { overrun_at(job) }
 }
 
-pub(super) fn ready(row: &SqliteRow) -> Result<Ready, StoreError> {
-    let row = Fields::new("jobs", "id", row);
-    Ok(Ready {
-        id: row.id("id")?,
-        channel: row.text("channel")?,
-        priority: row.get("priority")?,
-        ready_at: row.time("ready_at")?,
-    })
+/// A job, from the columns of [`JOB_COLUMNS`].
+pub(super) fn job(row: &Row<'_>) -> Result<Job, StoreError> {
+    let row = Fields::of("jobs", row);
+    let id = row.id()?;
+    let mut job = Job { version: row.take()?, status: row.coded()?, ..super::codec::unread(id) };
+    job.broadcast = row.take()?;
+    job.channel = row.take()?;
+    job.priority = row.take()?;
+    job.run_at = row.time_or_null()?;
+    job.ready_at = row.time()?;
+    job.expires_at = row.time()?;
+    row.skip();
+    job.attempt = row.take()?;
+    job.releases = row.take()?;
+    job.cancel_requested = row.take()?;
+    job.modified = row.time()?;
+    job.started_at = row.time_or_null()?;
+    job.finished_at = row.time_or_null()?;
+    job.runner_id = row.take()?;
+    job.event_seq = row.take()?;
+    job.created = row.time()?;
+    job.owner = row.take()?;
+    job.func = row.take()?;
+    job.expiry = expiry_of(row.take()?, row.take()?).ok_or_else(|| row.corrupt())?;
+    job.max_retries = row.take()?;
+    job.backoff_base = row.take()?;
+    job.backoff_max_seconds = row.take()?;
+    job.max_exec_seconds = row.take()?;
+    job.idempotency_key = row.take()?;
+    job.fingerprint = row.take()?;
+    job.traceparent = row.take()?;
+    job.parent_id = row.id_or_null()?;
+    row.skip();
+    job.payload = row.take()?;
+    job.metadata = row.take()?;
+    job.result = row.take()?;
+    job.last_error = row.take()?;
+    job.stack_trace = row.take()?;
+    Ok(job)
 }
 
-/// Columns of `job_events`, in the order of [`push_event`].
-pub(super) const EVENT_COLUMNS: &str = "job_id, seq, channel, kind, at, runner_id, attempt, details";
+/// Columns that say enough of a pending job to line it up.
+pub(super) const READY_COLUMNS: &str = "id, channel, priority, ready_at";
 
-pub(super) fn push_event(row: &mut Separated<'_, Sqlite, &'static str>, event: &JobEvent) {
-    row.push_bind(event.job_id.as_bytes().as_slice())
-        .push_bind(i64::from(event.seq))
-        .push_bind(event.channel.clone())
-        .push_bind(code(event.kind))
-        .push_bind(event.at.0)
-        .push_bind(event.runner_id.clone())
-        .push_bind(i64::from(event.attempt))
-        .push_bind(event.details.as_str());
+pub(super) fn ready(row: &Row<'_>) -> Result<Ready, StoreError> {
+    let row = Fields::of("jobs", row);
+    Ok(Ready { id: row.id()?, channel: row.take()?, priority: row.take()?, ready_at: row.time()? })
 }
 
-pub(super) fn event(row: &SqliteRow) -> Result<JobEvent, StoreError> {
-    let row = Fields::new("job_events", "job_id", row);
+/// The events on a job's row, from its columns id, channel and events.
+pub(super) fn packed_events(row: &Row<'_>) -> Result<(Arc<str>, Vec<JobEvent>), StoreError> {
+    let row = Fields::of("jobs", row);
+    let (id, channel): (JobId, Arc<str>) = (row.id()?, row.take()?);
+    let bytes: Vec<u8> = row.take()?;
+    let mut decoder = Decoder(&bytes);
+    let mut events = Vec::new();
+    while !decoder.is_at_end() {
+        events.push(decoder.event(id, &channel).ok_or_else(|| row.corrupt())?);
+    }
+    Ok((channel, events))
+}
+
+/// Columns of `job_events`, in the order in which they are bound and read.
+pub(super) const EVENT_COLUMNS: &str = "job_id, seq, kind, at, runner_id, attempt, details";
+
+pub(super) fn bind_event(row: &mut Parameters<'_, '_>, event: &JobEvent) -> Result<(), StoreError> {
+    row.bind(event.job_id.as_bytes())?.bind(event.seq)?.bind(code(event.kind))?.bind(event.at.0)?;
+    row.bind(event.runner_id.as_deref())?.bind(event.attempt)?.bind(event.details.as_str())?;
+    Ok(())
+}
+
+pub(super) fn event(row: &Row<'_>, channel: &Arc<str>) -> Result<JobEvent, StoreError> {
+    let row = Fields::of("job_events", row);
     Ok(JobEvent {
-        seq: row.number("seq")?,
-        job_id: row.id("job_id")?,
-        channel: row.text("channel")?,
-        kind: row.coded("kind")?,
-        at: row.time("at")?,
-        runner_id: row.text_or_null("runner_id")?,
-        attempt: row.number("attempt")?,
-        details: row.get("details")?,
+        job_id: row.id()?,
+        channel: channel.clone(),
+        seq: row.take()?,
+        kind: row.coded()?,
+        at: row.time()?,
+        runner_id: row.take()?,
+        attempt: row.take()?,
+        details: row.take()?,
     })
 }
 
-/// Columns of `job_logs` that a new line fills, in the order of [`push_log`].
+/// Columns of `job_logs` that a new line fills, in the order in which they are bound.
 pub(super) const LOG_COLUMNS: &str = "job_id, channel, created, kind, message, meta";
 
-pub(super) fn push_log(row: &mut Separated<'_, Sqlite, &'static str>, log: &JobLog) {
-    row.push_bind(log.job_id.as_bytes().as_slice())
-        .push_bind(log.channel.clone())
-        .push_bind(log.created.0)
-        .push_bind(code(log.kind))
-        .push_bind(log.message.as_str())
-        .push_bind(log.meta.as_str());
+pub(super) fn bind_log(row: &mut Parameters<'_, '_>, log: &JobLog) -> Result<(), StoreError> {
+    row.bind(log.job_id.as_bytes())?.bind(&*log.channel)?.bind(log.created.0)?.bind(code(log.kind))?;
+    row.bind(log.message.as_str())?.bind(log.meta.as_str())?;
+    Ok(())
 }
 
-pub(super) fn log(row: &SqliteRow) -> Result<JobLog, StoreError> {
-    let row = Fields::new("job_logs", "job_id", row);
-    let id = u64::try_from(row.get::<i64>("id")?).map_err(|_| row.corrupt("id"))?;
+/// A log line, from its id and the columns of [`LOG_COLUMNS`].
+pub(super) fn log(row: &Row<'_>) -> Result<JobLog, StoreError> {
+    let row = Fields::of("job_logs", row);
     Ok(JobLog {
-        id,
-        job_id: row.id("job_id")?,
-        channel: row.text("channel")?,
-        created: row.time("created")?,
-        kind: row.coded("kind")?,
-        message: row.get("message")?,
-        meta: row.get("meta")?,
+        id: u64::try_from(row.take::<i64>()?).map_err(|_| row.corrupt())?,
+        job_id: row.id()?,
+        channel: row.take()?,
+        created: row.time()?,
+        kind: row.coded()?,
+        message: row.take()?,
+        meta: row.take()?,
     })
 }
 
-/// A row, with what it takes to name a place where it is corrupt.
+/// A row that is read from its first column to its last, with what it takes to name a place where it is corrupt.
 pub(super) struct Fields<'r> {
     table: &'static str,
-    key: &'static str,
-    row: &'r SqliteRow,
+    row: &'r Row<'r>,
+    read: Cell<usize>,
 }
 
 impl<'r> Fields<'r> {
-    pub(super) fn new(table: &'static str, key: &'static str, row: &'r SqliteRow) -> Fields<'r> {
-        Fields { table, key, row }
+    pub(super) fn of(table: &'static str, row: &'r Row<'r>) -> Fields<'r> {
+        Fields { table, row, read: Cell::new(0) }
     }
 
-    pub(super) fn get<T: Decode<'r, Sqlite> + Type<Sqlite>>(&self, column: &'static str) -> Result<T, StoreError> {
-        self.row.try_get(column).map_err(|_| self.corrupt(column))
+    /// The value of the next column.
+    pub(super) fn take<T: FromSql>(&self) -> Result<T, StoreError> {
+        let column = self.read.replace(self.read.get() + 1);
+        self.row.get(column).map_err(|_| self.corrupt())
     }
 
-    pub(super) fn id(&self, column: &'static str) -> Result<JobId, StoreError> {
-        JobId::from_slice(self.get(column)?).ok_or_else(|| self.corrupt(column))
+    fn skip(&self) {
+        self.read.set(self.read.get() + 1);
     }
 
-    pub(super) fn id_or_null(&self, column: &'static str) -> Result<Option<JobId>, StoreError> {
-        self.get::<Option<&[u8]>>(column)?
-            .map(|bytes| JobId::from_slice(bytes).ok_or_else(|| self.corrupt(column)))
-            .transpose()
+    pub(super) fn id(&self) -> Result<JobId, StoreError> {
+        self.take::<[u8; 16]>().map(|bytes| JobId(uuid::Uuid::from_bytes(bytes)))
     }
 
-    pub(super) fn text(&self, column: &'static str) -> Result<Arc<str>, StoreError> {
-        self.get::<&str>(column).map(Arc::from)
+    fn id_or_null(&self) -> Result<Option<JobId>, StoreError> {
+        Ok(self.take::<Option<[u8; 16]>>()?.map(|bytes| JobId(uuid::Uuid::from_bytes(bytes))))
     }
 
-    fn text_or_null(&self, column: &'static str) -> Result<Option<Arc<str>>, StoreError> {
-        Ok(self.get::<Option<&str>>(column)?.map(Arc::from))
+    fn time(&self) -> Result<Timestamp, StoreError> {
+        self.take().map(Timestamp)
     }
 
-    pub(super) fn time(&self, column: &'static str) -> Result<Timestamp, StoreError> {
-        self.get(column).map(Timestamp)
+    pub(super) fn time_or_null(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.take::<Option<i64>>()?.map(Timestamp))
     }
 
-    pub(super) fn time_or_null(&self, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
-        Ok(self.get::<Option<i64>>(column)?.map(Timestamp))
+    pub(super) fn count(&self) -> Result<u64, StoreError> {
+        u64::try_from(self.take::<i64>()?).map_err(|_| self.corrupt())
     }
 
-    fn number(&self, column: &'static str) -> Result<u32, StoreError> {
-        u32::try_from(self.get::<i64>(column)?).map_err(|_| self.corrupt(column))
+    pub(super) fn coded<T: Coded>(&self) -> Result<T, StoreError> {
+        decoded(self.take()?).ok_or_else(|| self.corrupt())
     }
 
-    fn number_or_null(&self, column: &'static str) -> Result<Option<u32>, StoreError> {
-        let number = self.get::<Option<i64>>(column)?;
-        number.map(|number| u32::try_from(number).map_err(|_| self.corrupt(column))).transpose()
+    /// Names the column that was read last, and the row by its first column where that is an id.
+    pub(super) fn corrupt(&self) -> StoreError {
+        let column = self.read.get().saturating_sub(1);
+        let column = self.row.as_ref().column_name(column).unwrap_or("unknown");
+        let key = self.row.get::<_, [u8; 16]>(0).map(|bytes| JobId(uuid::Uuid::from_bytes(bytes)).to_string());
+        let key = key.unwrap_or_else(|_| "unknown".to_owned());
+        StoreError::Corrupt(format!("table {}, column {column}, row {key}", self.table))
+    }
+}
+
+/// How many jobs that are no parts came to which end.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub completed: i64,
+    pub failed: i64,
+    pub canceled: i64,
+    pub expired: i64,
+}
+
+impl Ended {
+    /// A terminal job takes only one more step, the note that it was published anew, so any other step to a terminal status
+    /// is that job's end.
+    pub fn is_end(step: &Step) -> bool {
+        let is_note = step.event.as_ref().is_some_and(|event| event.kind == EventKind::Retry);
+        step.job.status.is_terminal() && step.job.parent_id.is_none() && !is_note
     }
 
-    pub(super) fn count(&self, column: &'static str) -> Result<u64, StoreError> {
-        u64::try_from(self.get::<i64>(column)?).map_err(|_| self.corrupt(column))
-    }
-
-    pub(super) fn coded<T: Coded>(&self, column: &'static str) -> Result<T, StoreError> {
-        decoded(self.get(column)?).ok_or_else(|| self.corrupt(column))
-    }
-
-    fn corrupt(&self, column: &str) -> StoreError {
-        let key = self.row.try_get::<&[u8], _>(self.key).ok().and_then(JobId::from_slice);
-        let key = key.map_or_else(|| "unknown".to_owned(), |id| id.to_string());
-        StoreError::Corrupt(format!("table {}, column {column}, row {} {key}", self.table, self.key))
+    pub fn add(&mut self, status: Status, jobs: i64) {
+        match status {
+            Status::Pending | Status::Running => {}
+            Status::Completed => self.completed += jobs,
+            Status::Failed => self.failed += jobs,
+            Status::Canceled => self.canceled += jobs,
+            Status::Expired => self.expired += jobs,
+        }
     }
 }

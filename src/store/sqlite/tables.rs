@@ -1,0 +1,180 @@
+//! The statements that write: each takes a connection and is part of the transaction that is open there.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    codec::Encoder,
+    overlay::{Change, Key},
+    row::{self, Ended, Fields, JOB_COLUMN_COUNT, JOB_COLUMNS, JOB_STATE, Parameters},
+    unavailable,
+};
+use crate::{
+    model::{JobEvent, JobId, log::JobLog},
+    store::StoreError,
+};
+
+/// Events of a job that lie on its row: those of a job that runs a few times. The row is written whole with each change,
+/// so what can grow without an end has a table of its own.
+const EVENTS_ON_ROW: u32 = 8;
+/// The longest details of an event on the row, in bytes.
+const DETAILS_ON_ROW: usize = 256;
+
+/// Brings the tables to where these changes are, and drops the journal before the record `needed`, or all of it.
+pub(super) fn take_in(connection: &Connection, changes: &[Change], needed: Option<i64>) -> Result<(), StoreError> {
+    let mut ended = Ended::default();
+    let insert =
+        format!("-- name insert_job\nINSERT INTO jobs ({JOB_COLUMNS}) VALUES ({})", ["?"; JOB_COLUMN_COUNT].join(", "));
+    let update = format!("-- name update_job\nUPDATE jobs SET {JOB_STATE} WHERE id = ?");
+    let mut insert = connection.prepare_cached(&insert).map_err(unavailable)?;
+    let mut update = connection.prepare_cached(&update).map_err(unavailable)?;
+    let mut packed = Vec::new();
+    for change in changes {
+        packed.clear();
+        let (on_row, apart): (Vec<&JobEvent>, Vec<&JobEvent>) = change.events.iter().partition(|e| is_on_row(e));
+        on_row.into_iter().for_each(|event| Encoder(&mut packed).event(event));
+        if change.in_tables {
+            let mut row = Parameters::of(&mut update);
+            row::bind_state(&mut row, &change.job, &packed)?;
+            row.bind(change.job.id.as_bytes())?;
+            update.raw_execute().map_err(unavailable)?;
+        } else {
+            row::bind_job(&mut Parameters::of(&mut insert), &change.job, &packed)?;
+            insert.raw_execute().map_err(unavailable)?;
+        }
+        insert_events(connection, &apart)?;
+        if change.ended {
+            ended.add(change.job.status, 1);
+        }
+    }
+    add_to_totals(connection, &ended)?;
+    let mut trim =
+        connection.prepare_cached("-- name trim_journal\nDELETE FROM journal WHERE record < ?").map_err(unavailable)?;
+    trim.execute([needed.unwrap_or(i64::MAX)]).map_err(unavailable)?;
+    Ok(())
+}
+
+/// Whether an event lies on its job's row; the same for as long as it is kept.
+fn is_on_row(event: &JobEvent) -> bool {
+    event.seq <= EVENTS_ON_ROW && event.details.len() <= DETAILS_ON_ROW
+}
+
+fn insert_events(connection: &Connection, events: &[&JobEvent]) -> Result<(), StoreError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let insert = "-- name insert_event
+        INSERT INTO job_events (job_id, seq, kind, at, runner_id, attempt, details) VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let mut insert = connection.prepare_cached(insert).map_err(unavailable)?;
+    for event in events {
+        row::bind_event(&mut Parameters::of(&mut insert), event)?;
+        insert.raw_execute().map_err(unavailable)?;
+    }
+    Ok(())
+}
+
+fn add_to_totals(connection: &Connection, ended: &Ended) -> Result<(), StoreError> {
+    if *ended == Ended::default() {
+        return Ok(());
+    }
+    let update = "-- name add_to_totals
+        UPDATE totals
+        SET completed = completed + ?, failed = failed + ?, canceled = canceled + ?, expired = expired + ?";
+    let mut update = connection.prepare_cached(update).map_err(unavailable)?;
+    update.execute([ended.completed, ended.failed, ended.canceled, ended.expired]).map_err(unavailable)?;
+    Ok(())
+}
+
+/// Writes a record; it is stored once the transaction is.
+pub(super) fn append_record(connection: &Connection, record: &[u8]) -> Result<i64, StoreError> {
+    let insert = "-- name append_record\nINSERT INTO journal (steps) VALUES (?)";
+    let mut insert = connection.prepare_cached(insert).map_err(unavailable)?;
+    insert.execute([record]).map_err(unavailable)?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// The records of the journal, oldest first.
+pub(super) fn records(connection: &Connection) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
+    let select = "-- name records\nSELECT record, steps FROM journal ORDER BY record";
+    let mut select = connection.prepare(select).map_err(unavailable)?;
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(unavailable)?;
+    rows.collect::<Result<_, _>>().map_err(unavailable)
+}
+
+/// The version of a job in the tables.
+pub(super) fn version(connection: &Connection, id: JobId) -> Result<Option<u32>, StoreError> {
+    let select = "-- name version\nSELECT version FROM jobs WHERE id = ?";
+    let mut select = connection.prepare_cached(select).map_err(unavailable)?;
+    let mut rows = select.query([id.as_bytes()]).map_err(unavailable)?;
+    let row = rows.next().map_err(unavailable)?;
+    row.map(|row| Fields::of("jobs", row).take()).transpose()
+}
+
+/// The newest id in the tables.
+pub(super) fn newest(connection: &Connection) -> Result<Option<JobId>, StoreError> {
+    let select = "-- name newest\nSELECT id FROM jobs ORDER BY id DESC LIMIT 1";
+    let newest = connection.query_row(select, [], |row| row.get::<_, [u8; 16]>(0)).optional();
+    Ok(newest.map_err(unavailable)?.map(|bytes| JobId(uuid::Uuid::from_bytes(bytes))))
+}
+
+/// The job in the tables that holds an idempotency key.
+pub(super) fn key_holder(connection: &Connection, (owner, key): &Key) -> Result<Option<JobId>, StoreError> {
+    let select = "-- name key_holder\nSELECT id FROM jobs WHERE owner = ? AND idempotency_key = ?";
+    let mut select = connection.prepare_cached(select).map_err(unavailable)?;
+    let mut rows = select.query(params![&**owner, &**key]).map_err(unavailable)?;
+    let row = rows.next().map_err(unavailable)?;
+    row.map(|row| Fields::of("jobs", row).id()).transpose()
+}
+
+/// Appends log lines; those of a job that is not in the tables are dropped.
+pub(super) fn append_logs(connection: &Connection, logs: &[JobLog]) -> Result<(), StoreError> {
+    let insert = format!(
+        "-- name append_log
+        INSERT INTO job_logs ({}) SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
+        row::LOG_COLUMNS
+    );
+    let mut insert = connection.prepare_cached(&insert).map_err(unavailable)?;
+    for log in logs {
+        row::bind_log(&mut Parameters::of(&mut insert), log)?;
+        insert.raw_execute().map_err(unavailable)?;
+    }
+    Ok(())
+}
+
+/// Removes a job that is at `version`, with its events, logs and parts. False where it is not at that version.
+pub(super) fn delete(connection: &Connection, id: JobId, version: u32) -> Result<bool, StoreError> {
+    let delete = "-- name delete_job
+        DELETE FROM jobs WHERE id = ? AND version = ? RETURNING id, status, parent_id";
+    let mut delete = connection.prepare_cached(delete).map_err(unavailable)?;
+    let mut rows = delete.query(params![id.as_bytes(), version]).map_err(unavailable)?;
+    let Some(row) = rows.next().map_err(unavailable)? else { return Ok(false) };
+    let row = Fields::of("jobs", row);
+    let (_, status, is_part) = (row.id()?, row.coded()?, row.take::<Option<[u8; 16]>>()?.is_some());
+    // The statement ends only once its rows are read to the last.
+    while rows.next().map_err(unavailable)?.is_some() {}
+    if !is_part {
+        let mut ended = Ended::default();
+        ended.add(status, -1);
+        add_to_totals(connection, &ended)?;
+    }
+    let belongings = [
+        "-- name delete_events
+        DELETE FROM job_events WHERE job_id IN (SELECT ?1 UNION ALL SELECT id FROM jobs WHERE parent_id = ?1)",
+        "-- name delete_logs
+        DELETE FROM job_logs WHERE job_id IN (SELECT ?1 UNION ALL SELECT id FROM jobs WHERE parent_id = ?1)",
+        "-- name delete_parts
+        DELETE FROM jobs WHERE parent_id = ?1",
+    ];
+    for statement in belongings {
+        let mut statement = connection.prepare_cached(statement).map_err(unavailable)?;
+        statement.execute([id.as_bytes()]).map_err(unavailable)?;
+    }
+    Ok(true)
+}
+
+/// Writes what is there already, which takes the same way to the disk as any other write.
+pub(super) fn ping(connection: &Connection) -> Result<(), StoreError> {
+    let update = "-- name ping_write\nUPDATE totals SET completed = completed";
+    let mut update = connection.prepare_cached(update).map_err(unavailable)?;
+    update.execute([]).map_err(unavailable)?;
+    Ok(())
+}
