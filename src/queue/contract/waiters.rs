@@ -49,7 +49,9 @@ pub async fn a_refill_wakes_one_for_each_job(bench: &Bench) {
 
 pub async fn one_who_took_enough_waits_for_nothing(bench: &Bench) {
     let (first, second) = (waiter(1), waiter(2));
+    bench.take(&["a"], 1, &second).await;
     bench.offer(vec![offer(1, "a", 0, 1)]).await;
+    assert!(is_woken(&second).await, "and no announcement is on its way any more");
     assert_eq!(bench.take(&["a"], 1, &first).await, [1]);
     assert!(bench.take(&["a"], 1, &second).await.is_empty());
     bench.offer(vec![offer(2, "a", 0, 1)]).await;
