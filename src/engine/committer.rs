@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::EngineError;
+use super::{EngineError, matchmaker::Matchmaker};
 use crate::{
     model::Step,
     store::{Outcome, Store, StoreError},
@@ -44,11 +44,12 @@ impl Committer {
     pub fn new(
         store: Arc<dyn Store>,
         pending_max: usize,
+        matchmaker: Matchmaker,
         heard: Heard,
         stopped: CancellationToken,
     ) -> (Committer, impl Future<Output = ()> + Send + 'static) {
         let (writes, inbox) = mpsc::channel(pending_max);
-        (Committer { writes }, run(store, inbox, heard, stopped))
+        (Committer { writes }, run(store, inbox, matchmaker, heard, stopped))
     }
 
     /// Stores one step.
@@ -85,7 +86,13 @@ impl Committer {
     }
 }
 
-async fn run(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write>, heard: Heard, stopped: CancellationToken) {
+async fn run(
+    store: Arc<dyn Store>,
+    mut inbox: mpsc::Receiver<Write>,
+    matchmaker: Matchmaker,
+    heard: Heard,
+    stopped: CancellationToken,
+) {
     let mut held_over = None;
     loop {
         let first = match held_over.take() {
@@ -130,23 +137,25 @@ async fn run(store: Arc<dyn Store>, mut inbox: mpsc::Receiver<Write>, heard: Hea
                 Err(_) => break,
             }
         }
-        commit_group(store.as_ref(), group, size, &heard).await;
+        commit_group(store.as_ref(), group, size, &matchmaker, &heard).await;
     }
 }
 
-async fn commit_group(store: &dyn Store, mut group: Vec<Write>, size: usize, heard: &Heard) {
+async fn commit_group(store: &dyn Store, mut group: Vec<Write>, size: usize, matchmaker: &Matchmaker, heard: &Heard) {
     let mut steps = Vec::with_capacity(size);
     let mut counts = Vec::with_capacity(group.len());
     for write in &mut group {
         counts.push(write.steps.len());
         steps.append(&mut write.steps);
     }
+    let (steps, matches) = matchmaker.join(steps).await;
     match store.commit(&steps).await {
-        Ok(outcomes) => {
+        Ok(mut outcomes) => {
             let applied = outcomes.iter().map(|outcome| *outcome == Outcome::Applied);
             let stored: Vec<Step> =
                 steps.into_iter().zip(applied).filter_map(|(step, applied)| applied.then_some(step)).collect();
             heard(stored).await;
+            matchmaker.conclude(matches, &mut outcomes).await;
             let mut rest = outcomes.as_slice();
             for (write, count) in group.into_iter().zip(counts) {
                 let (own, others) = rest.split_at(count.min(rest.len()));
@@ -156,6 +165,7 @@ async fn commit_group(store: &dyn Store, mut group: Vec<Write>, size: usize, hea
         }
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, steps = steps.len(), "a commit was not taken");
+            matchmaker.give_up(matches).await;
             for write in group {
                 let _ = write.done.send(Err(StoreError::Unavailable("the group's commit was not taken".into())));
             }

@@ -12,6 +12,7 @@ pub mod error;
 mod feeder;
 mod health;
 mod janitor;
+mod matchmaker;
 mod membership;
 pub mod messages;
 mod metrics;
@@ -22,6 +23,7 @@ mod reaper;
 mod registry;
 mod session;
 mod transition;
+mod vacancies;
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,9 +52,11 @@ use crate::{
 use alarm::Alarm;
 use committer::Committer;
 use janitor::Duty;
+use matchmaker::Matchmaker;
 use membership::Membership;
 use metrics::MetricsBook;
 use registry::Registry;
+use vacancies::Vacancies;
 
 /// Payloads up to this size are kept beside their hint, so that a claim reads nothing.
 const AT_HAND_MAX: usize = 2 * 1_024;
@@ -109,7 +113,8 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     dice: Arc<dyn Dice>,
     committer: Committer,
-    registry: Registry,
+    registry: Arc<Registry>,
+    vacancies: Arc<Vacancies>,
     membership: Arc<Membership>,
     alarms: Arc<Alarms>,
     metrics: Arc<MetricsBook>,
@@ -142,12 +147,20 @@ impl Engine {
             events: events.clone(),
         };
         let heard = Box::new(move |steps| heard.clone().hear(steps).boxed());
-        let (committer, committing) =
-            Committer::new(store.clone(), settings.limits.pending_writes_max, heard, drain.token());
-        drain.spawn("committer", committing);
         let silent_after = settings.timings.silent_after();
         let registry =
             Registry::new(fleet.clone(), settings.node_id.clone(), silent_after, settings.limits.sessions_max);
+        let (registry, vacancies) = (Arc::new(registry), Arc::new(Vacancies::default()));
+        let matchmaker = Matchmaker {
+            vacancies: vacancies.clone(),
+            registry: registry.clone(),
+            queue: queue.clone(),
+            clock: clock.clone(),
+            accept_timeout: settings.timings.accept_timeout,
+        };
+        let (committer, committing) =
+            Committer::new(store.clone(), settings.limits.pending_writes_max, matchmaker, heard, drain.token());
+        drain.spawn("committer", committing);
         let shared = Arc::new(Shared {
             settings,
             store,
@@ -157,6 +170,7 @@ impl Engine {
             dice,
             committer,
             registry,
+            vacancies,
             membership,
             alarms,
             metrics,
@@ -250,6 +264,10 @@ impl Hearing {
             let job = &step.job;
             match step.hint {
                 Hint::None => {}
+                // A new job's claim comes right behind it.
+                Hint::Forget if offers.last().is_some_and(|offer: &Offer| offer.ready.id == job.id) => {
+                    drop(offers.pop())
+                }
                 Hint::Forget => forget.push(ready_of(job)),
                 Hint::Offer if job.broadcast => self.alarms.broadcast.set(job.ready_at),
                 Hint::Offer if job.ready_at > now => self.alarms.ready.set(job.ready_at),

@@ -65,6 +65,8 @@ struct Session {
     /// By an operator's command; a capacity of 0 pauses too.
     paused: bool,
     held: HashMap<JobId, Arc<Job>>,
+    /// Slots whose jobs are being stored.
+    promised: usize,
     /// Takes nothing until then.
     stands_back_until: Option<Instant>,
     /// Results that the store did not take, and when they are tried again.
@@ -95,6 +97,7 @@ impl Session {
             self.serve(&mut inbox, &mut orders).await;
         }
         self.shared.queue.leave(&self.channels, &self.waiter).await;
+        self.shared.vacancies.leave(self.waiter.number, &self.channels);
         if self.shared.registry.detach(&self.place, self.shared.now()).await {
             let window = self.shared.settings.timings.resume_window;
             self.shared.queue.shorten(&self.id, window).await;
@@ -120,15 +123,18 @@ impl Session {
                     }
                     None => Going::Over,
                 },
-                Some(order) = orders.recv() => self.obey(order).await,
+                Some(order) = orders.recv() => {
+                    let going = self.obey(order).await;
+                    self.offer_vacancy();
+                    going
+                }
                 () = self.waiter.notify.notified() => {
-                    if self.free() > 0 {
-                        self.turn(Vec::new()).await
-                    } else {
-                        // What it was woken for is another's to take.
+                    let going = self.turn(Vec::new()).await;
+                    if self.free() == 0 {
+                        // What it was woken for may be another's to take.
                         self.shared.queue.leave(&self.channels, &self.waiter).await;
-                        Going::On
                     }
+                    going
                 }
                 () = tokio::time::sleep_until(self.stands_back_until.unwrap_or_else(Instant::now)),
                     if self.stands_back_until.is_some() =>
@@ -141,7 +147,7 @@ impl Session {
                 }
                 () = leaving.cancelled(), if !told => {
                     told = true;
-                    self.shared.queue.leave(&self.channels, &self.waiter).await;
+                    self.step_aside().await;
                     self.send(ToRunner::GoAway { reason: "this node is shutting down".to_owned() }).await
                 }
                 () = self.outbox.closed() => Going::Over,
@@ -187,6 +193,7 @@ impl Session {
 
     /// Takes in messages, claims what there is room for, stores all of it at once, and answers.
     async fn turn(&mut self, messages: Vec<FromRunner>) -> Going {
+        let told = self.take_promised().await;
         let mut reports: Vec<Report> = Vec::new();
         // The last word on each job's progress counts; earlier ones would be overwritten at once.
         let mut progress: BTreeMap<Lease, String> = BTreeMap::new();
@@ -221,7 +228,15 @@ impl Session {
         for (lease, metadata) in progress {
             self.keep_progress(lease, metadata).await;
         }
-        self.settle_and_claim(reports).await
+        let going = self.settle_and_claim(reports).await;
+        self.offer_vacancy();
+        if told == Going::Over { told } else { going }
+    }
+
+    /// Waits for nothing.
+    async fn step_aside(&mut self) {
+        self.shared.queue.leave(&self.channels, &self.waiter).await;
+        self.shared.vacancies.offer(self.waiter.number, &[], 0);
     }
 
     fn holds(&self, lease: Lease) -> bool {
@@ -304,7 +319,7 @@ impl Session {
             }
         });
         if paused {
-            self.shared.queue.leave(&self.channels, &self.waiter).await;
+            self.step_aside().await;
         }
     }
 
@@ -314,6 +329,10 @@ impl Session {
     }
 
     async fn obey(&mut self, order: Order) -> Going {
+        // An order may be about a job that it does not know of yet.
+        if self.take_promised().await == Going::Over {
+            return Going::Over;
+        }
         match order {
             Order::Supersede { .. } => Going::Over,
             Order::Command { command, reply_to } => self.command(command, reply_to).await,
@@ -330,7 +349,7 @@ impl Session {
                 }
                 self.held.remove(&lease.job_id);
                 self.stands_back_until = Some(Instant::now() + STAND_BACK);
-                self.shared.queue.leave(&self.channels, &self.waiter).await;
+                self.step_aside().await;
                 self.note_running();
                 self.send(ToRunner::Interrupt { lease, reason: InterruptReason::LeaseLost }).await
             }

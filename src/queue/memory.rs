@@ -63,6 +63,10 @@ impl Queue for MemoryQueue {
         taken
     }
 
+    fn has_line(&self, channel: &Arc<str>) -> bool {
+        self.windows().has_line(channel)
+    }
+
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter) {
         self.windows().leave(channels, waiter);
     }

@@ -56,6 +56,9 @@ pub trait Queue: Send + Sync {
     /// waiter is notified once there may be more.
     async fn take(&self, channels: &[Arc<str>], max: usize, waiter: &Waiter) -> Vec<Offer>;
 
+    /// Whether a ready job of this channel may be waiting in front of a new one, in the window or behind it.
+    fn has_line(&self, channel: &Arc<str>) -> bool;
+
     /// Forgets a waiter, and passes on what it may have been woken for.
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter);
 

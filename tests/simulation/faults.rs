@@ -165,6 +165,9 @@ impl Queue for FaultyQueue {
     async fn take(&self, channels: &[Arc<str>], max: usize, waiter: &Waiter) -> Vec<Offer> {
         self.inner.take(channels, max, waiter).await
     }
+    fn has_line(&self, channel: &Arc<str>) -> bool {
+        self.inner.has_line(channel)
+    }
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter) {
         self.inner.leave(channels, waiter).await;
     }

@@ -13,6 +13,7 @@ use crate::{
         EngineError, Shared,
         messages::{Hello, InterruptReason, Presence, ToRunner, Welcome},
         registry::{Entrance, ORDERS_MAX, Place},
+        vacancies::Vacancy,
     },
     fleet::Arrival,
     model::{JobId, Lease, Status, lifecycle::private_channel},
@@ -66,17 +67,22 @@ pub async fn attach(shared: Arc<Shared>, hello: Hello) -> Result<Attachment, Eng
     let (inbox, from_runner) = mpsc::channel(INBOX_MAX);
     let (outbox, to_runner) = mpsc::channel(OUTBOX_MAX);
     let number = shared.dice.roll();
+    let place = Place { runner_id, stream };
+    let notify = Arc::new(Notify::new());
+    let vacancy = Vacancy { place: place.clone(), session_id: id.clone(), notify: notify.clone() };
+    shared.vacancies.enter(number, vacancy);
     let session = Session {
         id,
-        place: Place { runner_id, stream },
+        place,
         channels,
         capacity: hello.capacity as usize,
         paused: false,
         held: HashMap::new(),
+        promised: 0,
         stands_back_until: None,
         owed: Vec::new(),
         owes_until: None,
-        waiter: Waiter { number, notify: Arc::new(Notify::new()) },
+        waiter: Waiter { number, notify },
         outbox,
         asked: VecDeque::new(),
         shared: shared.clone(),

@@ -13,6 +13,7 @@ use crate::{
         EngineError,
         messages::{End, Receipt, Report, ToRunner},
         offer_of, transition,
+        vacancies::Withdrawn,
     },
     model::{Input, Job, JobId, Lease, Refusal, Status, Step, step},
     queue::Offer,
@@ -56,6 +57,33 @@ impl Session {
         self.assign(assigned).await
     }
 
+    /// Takes back the slots that were to be had by others, and hands over the jobs that were stored for it meanwhile.
+    pub(super) async fn take_promised(&mut self) -> Going {
+        let Withdrawn { jobs, promised } = self.shared.vacancies.withdraw(self.waiter.number);
+        self.promised = promised;
+        if jobs.is_empty() {
+            return Going::On;
+        }
+        self.held.extend(jobs.iter().map(|job| (job.id, job.clone())));
+        if self.paused || self.shared.leaving.is_cancelled() {
+            // Stored while the pause came.
+            let released = jobs.iter().map(|job| Report { lease: job.lease(), end: End::Released, metadata: None });
+            let ended = self.end_steps(released.collect()).await;
+            let steps = ended.iter().filter_map(|ended| ended.step.clone()).collect();
+            if let Ok(outcomes) = self.shared.committer.apply_each(steps).await {
+                self.receipts(ended, &outcomes).await;
+            }
+            return Going::On;
+        }
+        self.note_running();
+        self.assign(jobs).await
+    }
+
+    /// What is left of its slots is to be had by jobs that are yet to come.
+    pub(super) fn offer_vacancy(&self) {
+        self.shared.vacancies.offer(self.waiter.number, &self.channels, self.room_after(0));
+    }
+
     /// Slots for more executions once so many have ended; none for a runner that is paused or silent.
     pub(super) fn room_after(&self, freed: usize) -> usize {
         // A store that takes no results takes no claims either.
@@ -64,7 +92,7 @@ impl Session {
         if self.paused || away || !self.is_heard() {
             return 0;
         }
-        (self.capacity + freed).saturating_sub(self.held.len()).min(CLAIM_MAX)
+        (self.capacity + freed).saturating_sub(self.held.len() + self.promised).min(CLAIM_MAX)
     }
 
     /// Keeps reports that could not be stored, and tries again soon: the runner would send them anew only over another

@@ -138,6 +138,7 @@ on_every_queue!(
     windows::what_is_offered_during_a_look_lines_up_behind_it,
     windows::what_finds_no_room_during_a_look_keeps_the_channel_hungry,
     windows::a_refill_that_is_not_complete_keeps_the_channel_hungry,
+    windows::a_job_that_waits_is_a_line,
     waiters::an_offer_wakes_one_who_waits_for_its_channel,
     waiters::one_who_leaves_passes_its_turn_on,
     waiters::one_who_takes_less_than_there_is_wakes_the_next,

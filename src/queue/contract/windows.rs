@@ -88,3 +88,10 @@ pub async fn a_refill_that_is_not_complete_keeps_the_channel_hungry(bench: &Benc
     assert_eq!(bench.take(&["a"], 9, &waiter(1)).await, [1, 2], "there are jobs before 9 in the store");
     assert_eq!(bench.queue.hungry().await, [channel("a")]);
 }
+
+pub async fn a_job_that_waits_is_a_line(bench: &Bench) {
+    bench.offer(vec![offer(1, "a", 0, 1)]).await;
+    assert!(bench.queue.has_line(&channel("a")));
+    bench.suspect("b").await;
+    assert!(bench.queue.has_line(&channel("b")), "the store may hold some");
+}

@@ -35,6 +35,10 @@ impl Windows {
         self.channels.get(channel).is_some_and(|window| window.more == More::Unseen && window.entries.len() <= low)
     }
 
+    pub(super) fn has_line(&self, channel: &Arc<str>) -> bool {
+        self.channels.get(channel).is_some_and(|window| !window.entries.is_empty() || window.more != More::None)
+    }
+
     /// Tells whether the channel is hungry for a refill.
     pub(super) fn offer(&mut self, offer: Offer) -> bool {
         let (channel, place) = (offer.ready.channel.clone(), place(&offer));
@@ -257,4 +261,25 @@ impl Window {
 
 fn place(offer: &Offer) -> Place {
     (Reverse(offer.ready.priority), offer.ready.ready_at, offer.ready.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::contract::{channel, offer, waiter};
+
+    #[test]
+    fn a_line_ends_once_its_last_job_is_taken_and_no_more_are_to_be_had() {
+        let mut windows = Windows::new(4);
+        let a = channel("a");
+        assert!(!windows.has_line(&a), "nobody knows of the channel");
+        windows.offer(offer(1, "a", 0, 1));
+        windows.take(std::slice::from_ref(&a), 1, &waiter(1));
+        assert!(!windows.has_line(&a));
+        windows.suspect(std::slice::from_ref(&a));
+        windows.ask();
+        assert!(windows.has_line(&a), "a look is under way");
+        windows.refill(&a, Vec::new(), true);
+        assert!(!windows.has_line(&a));
+    }
 }

@@ -127,6 +127,11 @@ impl Queue for RedisQueue {
         self.windows.take(channels, max, waiter).await
     }
 
+    /// Only Redis knows, and a commit must not wait for it.
+    fn has_line(&self, _channel: &Arc<str>) -> bool {
+        true
+    }
+
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter) {
         self.windows.leave(channels, waiter);
     }
