@@ -32,7 +32,7 @@ pub fn routes(engine: Engine, authenticator: Arc<Authenticator>, drain: Drain) -
     // The same four words for three types: the generated servers share no trait that has them.
     macro_rules! tuned {
         ($server:expr) => {
-            $server.max_decoding_message_size(message_max).accept_compressed(Gzip).send_compressed(Gzip)
+            $server.max_decoding_message_size(message_max).accept_compressed(Gzip)
         };
     }
     let routes = Routes::new(tuned!(JobsServer::new(jobs::JobsService::new(engine.clone()))))
