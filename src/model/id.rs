@@ -10,6 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Timestamp;
+
 /// A UUIDv7, spelt as 32 lowercase hex digits, so ids sort by creation time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobId(pub Uuid);
@@ -18,6 +20,12 @@ impl JobId {
     /// The 16 bytes in order of significance: they sort as the ids do.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
+    }
+
+    /// The lowest id of those that are made at `at` or later: an id starts with 48 bits of milliseconds.
+    pub fn first_made_at(at: Timestamp) -> JobId {
+        let millis = u128::try_from(at.0.div_euclid(1_000)).unwrap_or(0);
+        JobId(Uuid::from_u128(millis << 80))
     }
 
     /// From 16 bytes; `None` for any other length.

@@ -24,6 +24,12 @@ impl Timestamp {
         self.plus(Duration::from_secs(u64::from(seconds)))
     }
 
+    /// Earlier by `duration`.
+    pub fn minus(self, duration: Duration) -> Timestamp {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(self.0.saturating_sub(micros))
+    }
+
     /// The time from `earlier` until this, zero if `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

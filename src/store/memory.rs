@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Agenda, Due, ListQuery, OrderBy, Outcome, Page, Ready, Store, StoreError, Tally};
+use super::{Agenda, Due, Forgotten, ListQuery, OrderBy, Outcome, Outdated, Page, Ready, Store, StoreError, Tally};
 use crate::model::{
     Job, JobEvent, JobId, Parts, Status, Step, Timestamp,
     log::{JobLog, LogKind},
@@ -71,6 +71,23 @@ impl Tables {
         let key = job.idempotency_key.as_ref()?;
         let holds = |other: &&Job| other.owner == job.owner && other.idempotency_key.as_ref() == Some(key);
         self.jobs.values().find(holds).map(|other| other.id)
+    }
+
+    fn remove(&mut self, id: JobId) {
+        let is_gone = |job: &Job| job.id == id || job.parent_id == Some(id);
+        let gone: Vec<JobId> = self.jobs.values().filter(|job| is_gone(job)).map(|job| job.id).collect();
+        for id in gone {
+            self.jobs.remove(&id);
+            self.events.remove(&id);
+            self.logs.retain(|log| log.job_id != id);
+        }
+    }
+
+    fn is_outdated(&self, id: JobId, finished_before: Timestamp) -> bool {
+        let is_over =
+            |job: &Job| job.parent_id.is_none() && job.finished_at.is_some_and(|finished| finished < finished_before);
+        self.jobs.get(&id).is_some_and(|job| job.status.is_terminal() && is_over(job))
+            && !self.jobs.values().any(|job| job.parent_id == Some(id) && !job.status.is_terminal())
     }
 
     /// The first `limit` jobs that `chosen` takes, lowest `key` first.
@@ -287,6 +304,9 @@ impl Store for MemoryStore {
                 Status::Canceled => tally.canceled += 1,
                 Status::Expired => tally.expired += 1,
             }
+            if job.status.is_terminal() && tally.oldest_ended.is_none() {
+                tally.oldest_ended = Some(job.created);
+            }
         }
         Ok(tally)
     }
@@ -296,14 +316,24 @@ impl Store for MemoryStore {
         if tables.jobs.get(&id).is_none_or(|job| job.version != version) {
             return Ok(false);
         }
-        let is_gone = |job: &Job| job.id == id || job.parent_id == Some(id);
-        let gone: Vec<JobId> = tables.jobs.values().filter(|job| is_gone(job)).map(|job| job.id).collect();
-        for id in gone {
-            tables.jobs.remove(&id);
-            tables.events.remove(&id);
-            tables.logs.retain(|log| log.job_id != id);
-        }
+        tables.remove(id);
         Ok(true)
+    }
+
+    async fn forget(&self, outdated: Outdated, after: Option<JobId>, limit: u32) -> Result<Forgotten, StoreError> {
+        let mut tables = self.open()?;
+        let end = JobId::first_made_at(outdated.finished_before);
+        let is_behind = |job: &&Job| after.is_none_or(|after| job.id > after) && job.id < end;
+        let looked_at: Vec<JobId> =
+            tables.jobs.values().filter(is_behind).take(limit as usize).map(|job| job.id).collect();
+        let mut forgotten = Forgotten { jobs: 0, next: looked_at.last().copied() };
+        for id in looked_at {
+            if forgotten.jobs < outdated.jobs_max && tables.is_outdated(id, outdated.finished_before) {
+                tables.remove(id);
+                forgotten.jobs += 1;
+            }
+        }
+        Ok(forgotten)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

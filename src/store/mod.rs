@@ -11,7 +11,7 @@ pub mod memory;
 pub mod postgres;
 pub mod sqlite;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -137,6 +137,35 @@ pub struct Tally {
     pub failed: u64,
     pub canceled: u64,
     pub expired: u64,
+    /// When the oldest job that has ended was created; parts of broadcast jobs are left out. A store that would have to look
+    /// far for it, past many unfinished jobs that are older still, may leave it open.
+    pub oldest_ended: Option<Timestamp>,
+}
+
+impl Tally {
+    /// Jobs that have ended and are kept.
+    pub fn ended(&self) -> u64 {
+        self.completed + self.failed + self.canceled + self.expired
+    }
+}
+
+/// Which of the jobs that have ended are to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outdated {
+    pub finished_before: Timestamp,
+    /// How much longer a store may keep a job that can then go with many others at once, at less cost.
+    pub leisure: Duration,
+    /// Of these no more than so many, oldest first.
+    pub jobs_max: u64,
+}
+
+/// What one call of [`Store::forget`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Jobs that are gone, their parts not counted.
+    pub jobs: u64,
+    /// Behind which job to go on; `None`: there is nothing more to look at.
+    pub next: Option<JobId>,
 }
 
 /// Keeps jobs, their events and their logs.
@@ -210,6 +239,14 @@ pub trait Store: Send + Sync {
 
     /// Removes a job that is at `version`, with its events, logs and parts. False where it is not at that version.
     async fn delete(&self, id: JobId, version: u32) -> Result<bool, StoreError>;
+
+    /// Looks at some `limit` jobs in order of id, from behind `after`, and removes those that are outdated, with their events,
+    /// logs, parts and idempotency keys. What it looks at and keeps is passed by, so a call costs the same whatever is kept.
+    ///
+    /// Unfinished jobs stay, and so do parts whose parent does, and a parent that has an unfinished part. A job that changes at
+    /// this moment may be passed by. Ids sort by creation, so the look ends at the first job that is made too late to be
+    /// outdated. A store that removes many jobs as cheaply as one may remove more than `limit` at once.
+    async fn forget(&self, outdated: Outdated, after: Option<JobId>, limit: u32) -> Result<Forgotten, StoreError>;
 
     /// Cheap proof that the database reads and writes.
     async fn ping(&self) -> Result<(), StoreError>;

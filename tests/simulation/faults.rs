@@ -15,7 +15,9 @@ use errand::{
         log::{JobLog, LogKind},
     },
     queue::{Lapsed, Offer, Queue, Unreachable, Waiter, memory::MemoryQueue},
-    store::{Agenda, Due, ListQuery, Outcome, Page, Store, StoreError, Tally, memory::MemoryStore},
+    store::{
+        Agenda, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Store, StoreError, Tally, memory::MemoryStore,
+    },
 };
 use tokio::sync::Notify;
 
@@ -134,6 +136,12 @@ impl Store for FaultyStore {
     }
     async fn delete(&self, id: JobId, version: u32) -> Result<bool> {
         self.inner.delete(id, version).await
+    }
+    async fn forget(&self, outdated: Outdated, after: Option<JobId>, limit: u32) -> Result<Forgotten> {
+        if self.chance.strikes(8) {
+            return Err(StoreError::Unavailable("by the dice".into()));
+        }
+        self.inner.forget(outdated, after, limit).await
     }
     async fn ping(&self) -> Result<()> {
         self.inner.ping().await

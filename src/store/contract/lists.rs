@@ -95,7 +95,8 @@ pub(super) async fn tallies_follow_each_change(store: &dyn Store) {
     put(store, &[stepped(&part, Input::Cancel, at(41))]).await;
     let tally = store.tally(at(50)).await.expect("a tally");
     let a = ChannelTally { ready: 1, scheduled: 1, running: 1 };
-    assert_eq!(tally, Tally { channels: [("a".into(), a)].into(), canceled: 1, ..Tally::default() });
+    let oldest_ended = Some(at(10));
+    assert_eq!(tally, Tally { channels: [("a".into(), a)].into(), canceled: 1, oldest_ended, ..Tally::default() });
 
     let second = loaded(store, 2).await.expect("a job");
     let note = stored(store, stepped(&second, Input::Retried { new_id: id(5) }, at(60))).await;
@@ -104,7 +105,13 @@ pub(super) async fn tallies_follow_each_change(store: &dyn Store) {
     put(store, &[completed(&running, at(61))]).await;
     let a = ChannelTally { ready: 2, scheduled: 0, running: 0 };
     let tally = store.tally(at(90)).await.expect("a tally");
-    let expected = Tally { channels: [("a".into(), a)].into(), canceled: 1, completed: 1, ..Tally::default() };
+    let expected = Tally {
+        channels: [("a".into(), a)].into(),
+        canceled: 1,
+        completed: 1,
+        oldest_ended: Some(at(0)),
+        ..Tally::default()
+    };
     assert_eq!(tally, expected);
     assert!(store.delete(id(2), note.version).await.expect("a deletion"));
     assert!(store.delete(id(4), 1).await.expect("a deletion"));

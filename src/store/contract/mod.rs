@@ -6,14 +6,15 @@
 mod lists;
 mod queues;
 mod random;
+mod retention;
 mod writes;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
 use super::{
-    ListQuery, OrderBy, Outcome, Store,
+    Forgotten, ListQuery, OrderBy, Outcome, Outdated, Store,
     memory::MemoryStore,
     postgres::scratch::Scratch,
     sqlite::{OpenError, SqliteStore},
@@ -75,6 +76,12 @@ contract! {
     lists::pages_follow_each_other,
     lists::a_search_has_no_special_characters,
     lists::tallies_follow_each_change,
+    retention::what_ended_long_ago_goes_with_all_that_is_its_own,
+    retention::unfinished_and_recent_jobs_stay,
+    retention::each_look_is_bounded_and_the_next_goes_on,
+    retention::parts_go_with_their_parent,
+    retention::the_oldest_go_first_and_no_more_than_asked,
+    retention::a_look_ends_where_ids_are_too_young,
 }
 
 /// Seconds after the start of the story.
@@ -178,6 +185,26 @@ fn everything() -> ListQuery {
 
 fn ids(jobs: &[Job]) -> Vec<u128> {
     jobs.iter().map(|job| job.id.0.as_u128()).collect()
+}
+
+fn before(seconds: u32) -> Outdated {
+    Outdated { finished_before: at(seconds), leisure: Duration::ZERO, jobs_max: u64::MAX }
+}
+
+/// Walks over all jobs, some at a time; tells how many were removed.
+async fn forgotten(store: &dyn Store, outdated: Outdated, limit: u32) -> u64 {
+    let (mut jobs, mut after) = (0, None);
+    while jobs < outdated.jobs_max {
+        let rest = Outdated { jobs_max: outdated.jobs_max - jobs, ..outdated };
+        let looked = store.forget(rest, after, limit).await.expect("a look");
+        jobs += looked.jobs;
+        assert!(looked.next.is_none_or(|next| after.is_none_or(|after| next > after)), "it goes on");
+        after = looked.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    jobs
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ async fn step_of(store: &dyn Store, (kind, number, variant): Happening, now: Tim
     let error = Failure { error: "x".into(), permanent: variant.is_multiple_of(5), ..Failure::default() };
     let input = match kind % 12 {
         0 => return Some(fresh(number, variant, now)),
-        1 => return Some(create_part(id(u128::from(variant)), &job, "r1", now)),
+        1 if job.broadcast => return Some(create_part(id(u128::from(variant)), &job, "r1", now)),
         2..=4 => Input::Claim { runner_id: format!("r{}", variant % 3).into() },
         5 => Input::Complete { attempt, result: "1".into(), metadata: None },
         6 => Input::Fail { attempt, failure: error, metadata: None },
@@ -42,7 +42,7 @@ fn fresh(number: u8, variant: u8, now: Timestamp) -> Step {
     let spec = JobSpec {
         start: if variant.is_multiple_of(3) { Start::In(u32::from(variant)) } else { Start::Now },
         priority: i32::from(variant % 4),
-        broadcast: variant.is_multiple_of(7),
+        broadcast: variant.is_multiple_of(3),
         max_exec_seconds: (variant.is_multiple_of(2)).then_some(20),
         idempotency_key: (variant.is_multiple_of(5)).then(|| format!("k{}", variant % 3).into()),
         ..spec(if variant.is_multiple_of(2) { "a" } else { "b" })
@@ -105,10 +105,14 @@ async fn compare(history: Vec<Vec<Happening>>) {
         let version = loaded(&memory, number).await.map_or(1, |job| job.version);
         let deletes = index % 6 == 5;
         let deleted = deletes && memory.delete(id(number), version).await.expect("a deletion");
+        let outdated = Outdated { jobs_max: 1 + u64::from(seconds % 3), ..before(seconds.saturating_sub(60)) };
+        let forgets = index % 5 == 4;
+        let removed = if forgets { forgotten(&memory, outdated, 2).await } else { 0 };
         let expected = answers(&memory, at(seconds)).await;
         for store in stores {
             assert_eq!(committed(store, &steps, all_or_nothing).await, outcomes);
             assert_eq!(deletes && store.delete(id(number), version).await.expect("a deletion"), deleted);
+            assert_eq!(if forgets { forgotten(store, outdated, 2).await } else { 0 }, removed);
             assert_eq!(answers(store, at(seconds)).await, expected);
         }
     }

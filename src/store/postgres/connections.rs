@@ -95,8 +95,8 @@ impl From<Failure> for StoreError {
 }
 
 fn failure(error: sqlx::Error) -> Failure {
-    /// serialization_failure and deadlock_detected.
-    const CONFLICTS: [&str; 2] = ["40001", "40P01"];
+    /// serialization_failure, deadlock_detected, lock_not_available, and undefined_table, which is a day that was dropped.
+    const CONFLICTS: [&str; 4] = ["40001", "40P01", "55P03", "42P01"];
     let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
     if CONFLICTS.contains(&&*code) { Failure::Conflict(error.into()) } else { unavailable(error).into() }
 }

@@ -10,7 +10,9 @@
 mod attendance;
 mod columns;
 mod connections;
+mod days;
 mod events;
+mod forget;
 mod keys;
 mod list;
 mod partitions;
@@ -38,7 +40,7 @@ use std::{
 use async_trait::async_trait;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::{Agenda, Due, ListQuery, Outcome, Page, Ready, Store, StoreError, Tally};
+use super::{Agenda, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Ready, Store, StoreError, Tally};
 use crate::model::{
     Job, JobEvent, JobId, Parts, Step, Timestamp,
     log::{JobLog, LogKind},
@@ -320,6 +322,10 @@ impl Store for PostgresStore {
 
     async fn delete(&self, id: JobId, version: u32) -> Result<bool, StoreError> {
         remove::delete(&self.writers, id, version, self.slot()).await
+    }
+
+    async fn forget(&self, outdated: Outdated, after: Option<JobId>, limit: u32) -> Result<Forgotten, StoreError> {
+        Ok(forget::forget(&self.writers, outdated, after, (limit, self.slot())).await?)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 //! They are made some days ahead, so that rows of a day nearly always find it. A day that was missing when its rows came has
 //! them in the rest, from where retention removes them one by one; nothing depends on a partition being there.
 
-use chrono::DateTime;
+use chrono::{DateTime, NaiveDate, NaiveTime};
 use uuid::Uuid;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     row::Fields,
     schema,
 };
-use crate::model::Timestamp;
+use crate::model::{JobId, Timestamp};
 
 /// Tables that have a partition for each day.
 pub(super) const TABLES: [&str; 2] = ["finished", "logs"];
@@ -27,6 +27,12 @@ impl Day {
         Day(at.0.div_euclid(DAY_MICROS))
     }
 
+    /// The day of a partition's name.
+    pub(super) fn of_suffix(suffix: &str) -> Option<Day> {
+        let date = NaiveDate::parse_from_str(suffix, "%Y%m%d").ok()?;
+        Some(Day::of(Timestamp(date.and_time(NaiveTime::MIN).and_utc().timestamp_micros())))
+    }
+
     pub(super) fn plus(self, days: i64) -> Day {
         Day(self.0 + days)
     }
@@ -36,20 +42,14 @@ impl Day {
     }
 
     /// No id of an earlier time sorts behind this one, and none of a later time before it.
-    fn first_id(self) -> Uuid {
-        first_id(self.start())
+    pub(super) fn first_id(self) -> Uuid {
+        JobId::first_made_at(self.start()).0
     }
 
     /// The end of the partitions' names, such as 20300131.
-    fn suffix(self) -> String {
+    pub(super) fn suffix(self) -> String {
         DateTime::from_timestamp_micros(self.start().0).unwrap_or_default().format("%Y%m%d").to_string()
     }
-}
-
-/// The lower bound of the ids that are made at `at` or later: a UUIDv7 starts with 48 bits of milliseconds.
-pub(super) fn first_id(at: Timestamp) -> Uuid {
-    let millis = u128::try_from(at.0.div_euclid(1_000)).unwrap_or(0);
-    Uuid::from_u128(millis << 80)
 }
 
 /// Makes the partitions of `first..=last` that are missing. Each day is a transaction of its own: one that cannot be had (its
@@ -97,6 +97,8 @@ mod tests {
         let dice = SystemDice::new();
         let day = Day::of(Timestamp(1_700_000_000_000_000));
         assert_eq!(day.suffix(), "20231114");
+        assert_eq!(Day::of_suffix("20231114"), Some(day));
+        assert_eq!(Day::of_suffix("rest"), None);
         let last = Timestamp(day.plus(1).start().0 - 1);
         assert!(dice.job_id(day.start()).0 >= day.first_id());
         assert!(dice.job_id(last).0 < day.plus(1).first_id());

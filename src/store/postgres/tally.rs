@@ -34,8 +34,16 @@ pub(super) async fn tally(readers: &Connections, now: Timestamp) -> Result<Tally
     );
     let mut transaction = readers.begin(Kind::Read).await?;
     let rows = transaction.rows(query.bind(now.0)).await?;
+    let query = sqlx::query(
+        "-- name oldest_ended
+        SELECT id, created FROM errand.finished WHERE parent_id IS NULL ORDER BY id LIMIT 1",
+    );
+    let oldest = transaction.rows(query).await?;
     transaction.commit().await?;
     let mut tally = Tally { channels: BTreeMap::new(), ..Tally::default() };
+    if let Some(row) = oldest.first() {
+        tally.oldest_ended = Some(Fields::new("errand.finished", "id", row).time("created")?);
+    }
     for row in &rows {
         let row = Fields::new("errand.tallies", "channel", row);
         tally.completed += row.count("completed")?;

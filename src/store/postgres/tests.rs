@@ -1,5 +1,7 @@
 //! What the contract of stores cannot ask: several nodes on one database.
 
+mod days;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},

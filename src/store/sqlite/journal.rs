@@ -1,6 +1,6 @@
 //! The journal: what was answered as stored and is not in the tables yet.
 //!
-//! A record holds the steps of one commit. Writing it is one row and one wait for the disk, whatever the tables' indexes
+//! A record holds the steps of one commit, or names jobs that were removed. Writing it is one row and one wait for the disk, whatever the tables' indexes
 //! would cost; the tables follow in the background, several changes of a job at once. A process that dies leaves a
 //! journal, and the next one takes it in before anything else. Reading a record again changes nothing: a step that the
 //! tables already have is known by its version.
@@ -10,8 +10,9 @@ use std::sync::Arc;
 use super::codec::{Decoder, Encoder, unread};
 use crate::model::{Hint, Job, JobEvent, JobId, Step};
 
-/// The first byte of each record; another format gets another number.
-const FORMAT: u8 = 1;
+/// The first byte of each record says what it holds; another format gets another number.
+const STEPS: u8 = 1;
+const REMOVALS: u8 = 2;
 
 /// How a step begins: a new job whole, or what changed of one that was there.
 const NEW: u8 = 0;
@@ -19,7 +20,7 @@ const CHANGED: u8 = 1;
 
 /// A record of these steps, in order.
 pub(super) fn record<'s>(steps: impl Iterator<Item = &'s Step>) -> Vec<u8> {
-    let mut bytes = vec![FORMAT];
+    let mut bytes = vec![STEPS];
     for step in steps {
         let mut encoder = Encoder(&mut bytes);
         match step.expected {
@@ -39,6 +40,25 @@ pub(super) fn record<'s>(steps: impl Iterator<Item = &'s Step>) -> Vec<u8> {
     bytes
 }
 
+/// A record of jobs that are gone from the tables, whatever earlier records tell of them.
+pub(super) fn removals(ids: &[JobId]) -> Vec<u8> {
+    let mut bytes = vec![REMOVALS];
+    ids.iter().for_each(|id| Encoder(&mut bytes).id(*id));
+    bytes
+}
+
+/// The jobs that a record says are gone; `None`: the bytes are no record.
+pub(super) fn removed(record: &[u8]) -> Option<Vec<JobId>> {
+    let mut decoder = Decoder(record);
+    let mut ids = Vec::new();
+    if decoder.byte()? == REMOVALS {
+        while !decoder.is_at_end() {
+            ids.push(decoder.id()?);
+        }
+    }
+    Some(ids)
+}
+
 /// A step as a record tells it.
 pub(super) struct Entry {
     expected: Option<u32>,
@@ -50,8 +70,10 @@ pub(super) struct Entry {
 /// The steps of a record, in order; `None`: the bytes are no record.
 pub(super) fn entries(record: &[u8]) -> Option<Vec<Entry>> {
     let mut decoder = Decoder(record);
-    if decoder.byte()? != FORMAT {
-        return None;
+    match decoder.byte()? {
+        STEPS => {}
+        REMOVALS => return Some(Vec::new()),
+        _ => return None,
     }
     let mut entries = Vec::new();
     while !decoder.is_at_end() {
@@ -181,6 +203,16 @@ mod tests {
             let is_whole = entries(&record[..length]).is_some_and(|entries| entries.len() == 3);
             assert!(!is_whole, "{length} of {} bytes", record.len());
         }
-        assert!(entries(&[FORMAT + 1]).is_none());
+        assert!(entries(&[REMOVALS + 1]).is_none());
+    }
+
+    #[test]
+    fn a_record_of_removals_tells_no_steps() {
+        let ids = [3, 9].map(|number| JobId(uuid::Uuid::from_u128(number)));
+        let record = removals(&ids);
+        assert_eq!(removed(&record), Some(ids.to_vec()));
+        assert_eq!(entries(&record).map(|entries| entries.len()), Some(0));
+        assert_eq!(removed(&record[..20]), None);
+        assert_eq!(removed(&super::record(story().iter())), Some(Vec::new()));
     }
 }

@@ -24,7 +24,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use probe::insert_rate;
 
-use super::{Agenda, Due, ListQuery, Outcome, Page, Ready, Store, StoreError, Tally};
+use super::{Agenda, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Ready, Store, StoreError, Tally};
 use crate::model::{
     Job, JobEvent, JobId, Parts, Step, Timestamp,
     log::{JobLog, LogKind},
@@ -235,6 +235,19 @@ impl Store for SqliteStore {
 
     async fn delete(&self, id: JobId, version: u32) -> Result<bool, StoreError> {
         self.writer.delete(id, version).await
+    }
+
+    async fn forget(&self, outdated: Outdated, after: Option<JobId>, limit: u32) -> Result<Forgotten, StoreError> {
+        let before = outdated.finished_before;
+        // Who keeps jobs for days has none here, and the tables need not catch up for it.
+        if self.writer.looking(|overlay| overlay.has_ended_before(before)) {
+            self.writer.catch_up().await?;
+        }
+        let range = (after, JobId::first_made_at(before));
+        let aged = self.readers.read(move |connection| read::aged(connection, before, range, limit)).await?;
+        let next = aged.last().map(|job| job.id);
+        let ids: Vec<JobId> = aged.iter().filter(|job| job.is_outdated).map(|job| job.id).collect();
+        Ok(Forgotten { jobs: self.writer.forget(&ids, outdated).await?, next })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -165,6 +165,11 @@ impl Overlay {
         self.alarms.0[due as usize].is_some_and(|at| at <= now)
     }
 
+    /// Whether a job here has ended before then.
+    pub fn has_ended_before(&self, before: Timestamp) -> bool {
+        self.changes.jobs.values().any(|change| change.job.finished_at.is_some_and(|finished| finished < before))
+    }
+
     /// Takes in the changes of one journal record.
     pub fn absorb(&mut self, changes: Changes, record: i64) {
         let at = Instant::now();

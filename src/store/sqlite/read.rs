@@ -16,6 +16,9 @@ use crate::{
     store::{Agenda, Due, Ready, StoreError, Tally},
 };
 
+/// The first jobs among which the oldest ended one is looked for.
+const OLDEST_MAX: u32 = 10_000;
+
 /// Every row of an answer.
 pub(super) fn rows<T>(
     connection: &Connection,
@@ -223,7 +226,7 @@ pub(super) fn tally(connection: &Connection, now: Timestamp) -> Result<Tally, St
         let row = Fields::of("totals", row);
         let (completed, failed) = (row.count()?, row.count()?);
         let (canceled, expired) = (row.count()?, row.count()?);
-        Ok(Tally { channels: BTreeMap::new(), completed, failed, canceled, expired })
+        Ok(Tally { channels: BTreeMap::new(), completed, failed, canceled, expired, oldest_ended: None })
     })?;
     let mut tally = totals.into_iter().next().ok_or_else(|| StoreError::Corrupt("table totals has no row".into()))?;
     let select = "-- name tally_channels
@@ -241,7 +244,43 @@ pub(super) fn tally(connection: &Connection, now: Timestamp) -> Result<Tally, St
         }
         Ok(())
     })?;
+    if tally.ended() > 0 {
+        tally.oldest_ended = oldest_ended(&transaction)?;
+    }
     Ok(tally)
+}
+
+/// Unknown where the oldest jobs are all unfinished.
+fn oldest_ended(connection: &Connection) -> Result<Option<Timestamp>, StoreError> {
+    let select = "-- name oldest_ended
+        SELECT created FROM (SELECT created, status, parent_id FROM jobs ORDER BY id LIMIT ?)
+        WHERE status > 1 AND parent_id IS NULL LIMIT 1";
+    let created = rows(connection, select, [OLDEST_MAX], |row| Fields::of("jobs", row).time())?;
+    Ok(created.into_iter().next())
+}
+
+/// A job that retention may have to look at.
+pub(super) struct Aged {
+    pub id: JobId,
+    /// It has ended long enough ago, and is no part.
+    pub is_outdated: bool,
+}
+
+/// Jobs from behind `after` and before `end`, in order of id.
+pub(super) fn aged(
+    connection: &Connection,
+    finished_before: Timestamp,
+    (after, end): (Option<JobId>, JobId),
+    limit: u32,
+) -> Result<Vec<Aged>, StoreError> {
+    let select = "-- name aged
+        SELECT id, status > 1 AND finished_at < ?1 AND parent_id IS NULL FROM jobs WHERE id > ?2 AND id < ?3
+        ORDER BY id LIMIT ?4";
+    let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+    rows(connection, select, params![finished_before.0, after, end.as_bytes(), limit], |row| {
+        let row = Fields::of("jobs", row);
+        Ok(Aged { id: row.id()?, is_outdated: row.take::<Option<bool>>()?.unwrap_or(false) })
+    })
 }
 
 pub(super) fn ping(connection: &Connection) -> Result<(), StoreError> {

@@ -223,7 +223,7 @@ impl<'r> Fields<'r> {
         Ok(self.take::<Option<[u8; 16]>>()?.map(|bytes| JobId(uuid::Uuid::from_bytes(bytes))))
     }
 
-    fn time(&self) -> Result<Timestamp, StoreError> {
+    pub(super) fn time(&self) -> Result<Timestamp, StoreError> {
         self.take().map(Timestamp)
     }
 

@@ -5,11 +5,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{
     codec::Encoder,
     overlay::{Change, Key},
+    read::rows,
     row::{self, Ended, Fields, JOB_COLUMN_COUNT, JOB_COLUMNS, JOB_STATE, Parameters},
     unavailable,
 };
 use crate::{
-    model::{JobEvent, JobId, log::JobLog},
+    model::{JobEvent, JobId, Status, Timestamp, log::JobLog},
     store::StoreError,
 };
 
@@ -18,6 +19,9 @@ use crate::{
 const EVENTS_ON_ROW: u32 = 8;
 /// The longest details of an event on the row, in bytes.
 const DETAILS_ON_ROW: usize = 256;
+
+/// Events, and log lines, of a job that are removed at once.
+const BELONGINGS_MAX: u32 = 500;
 
 /// Brings the tables to where these changes are, and drops the journal before the record `needed`, or all of it.
 pub(super) fn take_in(connection: &Connection, changes: &[Change], needed: Option<i64>) -> Result<(), StoreError> {
@@ -72,7 +76,7 @@ fn insert_events(connection: &Connection, events: &[&JobEvent]) -> Result<(), St
     Ok(())
 }
 
-fn add_to_totals(connection: &Connection, ended: &Ended) -> Result<(), StoreError> {
+pub(super) fn add_to_totals(connection: &Connection, ended: &Ended) -> Result<(), StoreError> {
     if *ended == Ended::default() {
         return Ok(());
     }
@@ -167,6 +171,78 @@ pub(super) fn delete(connection: &Connection, id: JobId, version: u32) -> Result
     for statement in belongings {
         let mut statement = connection.prepare_cached(statement).map_err(unavailable)?;
         statement.execute([id.as_bytes()]).map_err(unavailable)?;
+    }
+    Ok(true)
+}
+
+/// What became of a job that was to be removed.
+pub(super) enum Removal {
+    /// It has not ended, or not before then, or a part of it has not, or it changes just now.
+    Stays,
+    /// Some of what belongs to it is gone, the rest is for another slice.
+    Begun,
+    /// It is gone with all that belongs to it: how it had ended, and its id and those of its parts.
+    Done(Status, Vec<JobId>),
+}
+
+/// Removes a job that is no part and has ended before then, with its events, logs and parts. A broadcast job goes with all its
+/// parts at once, as they came.
+pub(super) fn forget(
+    connection: &Connection,
+    id: JobId,
+    finished_before: Timestamp,
+    is_ahead: impl Fn(JobId) -> bool,
+) -> Result<Removal, StoreError> {
+    let select = "-- name outdated
+        SELECT id, status, broadcast FROM jobs
+        WHERE id = ? AND status > 1 AND finished_at < ? AND parent_id IS NULL";
+    let found = rows(connection, select, params![id.as_bytes(), finished_before.0], |row| {
+        let row = Fields::of("jobs", row);
+        Ok((row.id()?, row.coded::<Status>()?, row.take::<bool>()?))
+    })?;
+    let Some((_, status, broadcast)) = found.into_iter().next() else { return Ok(Removal::Stays) };
+    let mut ids = vec![id];
+    if broadcast {
+        let select = "-- name parts_to_remove\nSELECT id, status FROM jobs WHERE parent_id = ?";
+        let parts = rows(connection, select, [id.as_bytes()], |row| {
+            let row = Fields::of("jobs", row);
+            Ok((row.id()?, row.coded::<Status>()?))
+        })?;
+        if parts.iter().any(|(part, status)| !status.is_terminal() || is_ahead(*part)) {
+            return Ok(Removal::Stays);
+        }
+        ids.extend(parts.into_iter().map(|(part, _)| part));
+    }
+    if is_ahead(id) {
+        return Ok(Removal::Stays);
+    }
+    for id in &ids {
+        if !forget_belongings(connection, *id)? {
+            return Ok(Removal::Begun);
+        }
+    }
+    let delete = "-- name forget_job\nDELETE FROM jobs WHERE id = ?";
+    let mut delete = connection.prepare_cached(delete).map_err(unavailable)?;
+    for id in &ids {
+        delete.execute([id.as_bytes()]).map_err(unavailable)?;
+    }
+    Ok(Removal::Done(status, ids))
+}
+
+/// Removes events and log lines, at most [`BELONGINGS_MAX`] of each; false where there may be more.
+fn forget_belongings(connection: &Connection, id: JobId) -> Result<bool, StoreError> {
+    let statements = [
+        "-- name forget_events
+        DELETE FROM job_events WHERE job_id = ?1 AND seq IN (SELECT seq FROM job_events WHERE job_id = ?1 LIMIT ?2)",
+        "-- name forget_logs
+        DELETE FROM job_logs WHERE id IN (SELECT id FROM job_logs WHERE job_id = ?1 LIMIT ?2)",
+    ];
+    for statement in statements {
+        let mut statement = connection.prepare_cached(statement).map_err(unavailable)?;
+        let removed = statement.execute(params![id.as_bytes(), BELONGINGS_MAX]).map_err(unavailable)?;
+        if removed >= BELONGINGS_MAX as usize {
+            return Ok(false);
+        }
     }
     Ok(true)
 }

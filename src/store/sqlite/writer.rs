@@ -4,7 +4,10 @@
 //! and answered once that record is on the disk. The tables take the changes in later, in small transactions between two
 //! commits, so that no commit waits long for them.
 
+mod forget;
+
 use std::{
+    collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -15,6 +18,8 @@ use std::{
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
+use forget::Slice;
+
 use super::{
     journal,
     overlay::{Change, Changes, Overlay, key_of},
@@ -22,7 +27,7 @@ use super::{
 };
 use crate::{
     model::{Job, JobId, Step, log::JobLog},
-    store::{Outcome, StoreError},
+    store::{Outcome, Outdated, StoreError},
 };
 
 /// Requests that may wait.
@@ -36,7 +41,8 @@ const AHEAD_BYTES: usize = 16 << 20;
 /// How long a change may be ahead of the tables. Most jobs of a busy service begin and end within it, and are then written
 /// once in place of three times.
 const AHEAD_FOR: Duration = Duration::from_millis(100);
-/// Commits of changes that the journal has: should one be lost, so is the trimming of the journal, and nothing else.
+/// Commits of changes that the journal has, and removals of old jobs: should one be lost, so is the trimming of the journal,
+/// or the old jobs are removed again, and nothing else.
 const RELAXED: &str = "PRAGMA synchronous = NORMAL";
 const DURABLE: &str = "PRAGMA synchronous = FULL";
 
@@ -53,6 +59,8 @@ enum Request {
     Commit(Vec<Step>, Mode, Answer<Vec<Outcome>>),
     AppendLogs(Vec<JobLog>, Answer<()>),
     Delete(JobId, u32, Answer<bool>),
+    /// Removes those of the jobs that are outdated, from the first on, for as long as a commit may wait.
+    Forget(Vec<JobId>, Outdated, Answer<Slice>),
     /// Brings the tables up to date.
     CatchUp(Answer<()>),
     Ping(Answer<()>),
@@ -174,6 +182,7 @@ impl Desk {
             Request::Commit(steps, mode, answer) => drop(answer.send(self.commit(&steps, mode))),
             Request::AppendLogs(logs, answer) => drop(answer.send(self.append_logs(&logs))),
             Request::Delete(id, version, answer) => drop(answer.send(self.delete(id, version))),
+            Request::Forget(ids, outdated, answer) => drop(answer.send(self.forget(&ids, outdated))),
             Request::CatchUp(answer) => drop(answer.send(self.catch_up())),
             Request::Ping(answer) | Request::Close(answer) => drop(answer.send(tables::ping(&self.connection))),
         }
@@ -261,10 +270,7 @@ impl Desk {
     }
 
     fn take_in_slice(&mut self) -> Result<(), StoreError> {
-        self.connection.execute_batch(RELAXED).map_err(unavailable)?;
-        let taken = self.transaction(|connection, overlay| take_in(connection, overlay, SLICE));
-        self.connection.execute_batch(DURABLE).map_err(unavailable)?;
-        let taken = taken?;
+        let taken = self.relaxed(|connection, overlay| take_in(connection, overlay, SLICE))?;
         self.changing(|overlay| overlay.remove_first(taken));
         Ok(())
     }
@@ -274,6 +280,17 @@ impl Desk {
             self.take_in_slice()?;
         }
         Ok(())
+    }
+
+    /// Like [`Desk::transaction`], for what may be lost with the machine's power.
+    fn relaxed<T>(
+        &mut self,
+        write: impl FnOnce(&Connection, &RwLock<Overlay>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.connection.execute_batch(RELAXED).map_err(unavailable)?;
+        let written = self.transaction(write);
+        self.connection.execute_batch(DURABLE).map_err(unavailable)?;
+        written
     }
 
     /// Commits what `write` does, or nothing of it.
@@ -307,11 +324,20 @@ impl Desk {
 
     /// What the process before has left in the journal.
     fn replay(&mut self) -> Result<(), StoreError> {
-        for (record, bytes) in tables::records(&self.connection)? {
-            let corrupt = || StoreError::Corrupt(format!("table journal, column steps, row {record}"));
+        let records = tables::records(&self.connection)?;
+        let corrupt = |record| StoreError::Corrupt(format!("table journal, column steps, row {record}"));
+        let mut removed: HashMap<JobId, i64> = HashMap::new();
+        for (record, bytes) in &records {
+            let ids = journal::removed(bytes).ok_or_else(|| corrupt(*record))?;
+            removed.extend(ids.into_iter().map(|id| (id, *record)));
+        }
+        for (record, bytes) in records {
             let mut changes = Changes::default();
-            for entry in journal::entries(&bytes).ok_or_else(corrupt)? {
+            for entry in journal::entries(&bytes).ok_or_else(|| corrupt(record))? {
                 let id = entry.id();
+                if removed.get(&id).is_some_and(|removal| *removal > record) {
+                    continue;
+                }
                 let known = |change: &Change| (change.job.clone(), change.in_tables);
                 let ahead = changes.get(id).map(known).or_else(|| self.looking(|overlay| overlay.get(id).map(known)));
                 let stands = match ahead {
