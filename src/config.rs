@@ -21,7 +21,10 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{engine::messages::Timings, model::limits::Limits};
+use crate::{
+    engine::messages::Timings,
+    model::limits::{Limits, Retention},
+};
 pub use values::{LogFormat, Text};
 
 /// Why a configuration is refused: one sentence that names the key.
@@ -139,6 +142,14 @@ pub struct Switches {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_max: Option<Text>,
+    /// How long jobs that have ended are kept, with all that belongs to them, or `off` for ever [default: 7d]
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retain_finished: Option<Text>,
+    /// How many jobs that have ended are kept at most; beyond it the oldest go [default: off, any number]
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retain_finished_max: Option<Text>,
     /// How logs are written to standard error: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -203,6 +214,7 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     pub body_max_bytes: usize,
     pub limits: Limits,
+    pub retention: Retention,
     pub log_format: LogFormat,
     pub log_filter: String,
     pub node_id: Arc<str>,
@@ -244,6 +256,10 @@ impl Config {
             cors_origins: switches.cors_origin.iter().map(|origin| origin.0.clone()).collect(),
             body_max_bytes,
             limits,
+            retention: Retention {
+                keep_for: values::retain_for("retain_finished", &switches.retain_finished)?,
+                keep_max: values::retain_max("retain_finished_max", &switches.retain_finished_max)?,
+            },
             log_format: values::log_format("log_format", &switches.log_format)?,
             log_filter,
             node_id: values::node_id("node_id", &switches.node_id)?,

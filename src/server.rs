@@ -101,7 +101,12 @@ async fn bounded(what: &str, limit: Duration, step: impl Future<Output = ()>) {
 }
 
 fn start_engine(config: &Config, foundation: &Foundation, drain: Drain) -> Engine {
-    let settings = Settings { limits: config.limits, timings: config.timings, node_id: config.node_id.clone() };
+    let settings = Settings {
+        limits: config.limits,
+        timings: config.timings,
+        retention: config.retention,
+        node_id: config.node_id.clone(),
+    };
     let parts = Parts {
         store: foundation.store.clone(),
         queue: foundation.queue.clone(),

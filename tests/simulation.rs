@@ -22,7 +22,7 @@ use std::{
 use errand::{
     clock::{Clock, Dice, SeededDice, SystemClock},
     engine::{EngineError, messages::Timings},
-    model::{Expiry, JobId, JobSpec, Start, Status, Timestamp},
+    model::{Expiry, JobId, JobSpec, Start, Status, Timestamp, limits::Retention},
     store::{Store, memory::MemoryStore},
 };
 use faults::{Book, FaultyStore};
@@ -36,6 +36,8 @@ const THREADS: usize = 2;
 const JOBS: u64 = 20;
 /// Virtual time that a job may take to end once nothing goes wrong any more.
 const LIMIT: Duration = Duration::from_secs(2 * 3_600);
+/// How long a job that has ended is kept where that is short: long enough for a publisher that had no answer to find it.
+const KEEP_FOR: Duration = Duration::from_secs(10);
 
 #[test]
 fn every_acknowledged_job_ends_once() {
@@ -85,7 +87,10 @@ async fn simulate(seed: u64) -> Result<(), String> {
         lease_ttl: Duration::from_secs(3),
         resume_window: Duration::from_secs(1),
     };
-    let world = Arc::new(World::new(store, clock, chance.clone(), timings));
+    // In one world of four, jobs that have ended are soon removed.
+    let keep_for = if seed.is_multiple_of(4) { KEEP_FOR } else { LIMIT };
+    let retention = Retention { keep_for: Some(keep_for), keep_max: None };
+    let world = Arc::new(World::new(store, clock, chance.clone(), timings, retention));
     let runners = 3 + chance.dice.roll() % 2;
     for number in 0..runners {
         tokio::spawn(Runner::new(world.clone(), format!("runner-{number}")).run());
@@ -112,15 +117,35 @@ async fn simulate(seed: u64) -> Result<(), String> {
     // Late reports must change nothing.
     sleep(timings.lease_ttl * 3).await;
     let outcome = check(&world).await;
+    if outcome.is_ok() && keep_for == KEEP_FOR {
+        forgotten(&world).await?;
+    }
     world.engine().stop().await;
     outcome
+}
+
+/// Waits until every job is gone: all of them have ended.
+async fn forgotten(world: &World) -> Result<(), String> {
+    let ids: Vec<JobId> = world.seen().acknowledged.iter().copied().collect();
+    let started = Instant::now();
+    while world.store.load(&ids).await.map_err(|error| error.to_string())?.iter().any(Option::is_some) {
+        if started.elapsed() > KEEP_FOR * 3 {
+            return Err("a job that ended long ago is still there".to_owned());
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
 }
 
 async fn unfinished(world: &World) -> Result<Vec<(JobId, Status)>, String> {
     let ids: Vec<JobId> = world.seen().acknowledged.iter().copied().collect();
     let jobs = world.store.load(&ids).await.map_err(|error| error.to_string())?;
-    if jobs.iter().any(Option::is_none) {
-        return Err("an acknowledged job is gone".to_owned());
+    let book = world.store.book.lock().unwrap_or_else(PoisonError::into_inner);
+    for (id, _) in ids.iter().zip(&jobs).filter(|(_, job)| job.is_none()) {
+        let ended_at = book.ended_at.get(id).ok_or(format!("job {id} is gone, and had not ended"))?;
+        if world.clock.now() < ended_at.plus(world.retention.keep_for.unwrap_or(Duration::MAX)) {
+            return Err(format!("job {id} is gone too early"));
+        }
     }
     Ok(jobs.into_iter().flatten().filter(|job| !job.status.is_terminal()).map(|job| (job.id, job.status)).collect())
 }
@@ -171,12 +196,14 @@ async fn check(world: &World) -> Result<(), String> {
     let jobs = world.store.load(&ids).await.map_err(|error| error.to_string())?;
     let book = world.store.book.lock().unwrap_or_else(PoisonError::into_inner);
     let seen = world.seen();
-    for job in jobs.into_iter().flatten() {
-        let id = job.id;
-        let ends = book.ends.get(&id).copied().unwrap_or_default();
+    for id in &ids {
+        let ends = book.ends.get(id).copied().unwrap_or_default();
         if ends != 1 {
             return Err(format!("job {id} ended {ends} times"));
         }
+    }
+    for job in jobs.into_iter().flatten() {
+        let id = job.id;
         if job.executions() > 1 + job.max_retries {
             return Err(format!("job {id} ran {} times with {} retries", job.executions(), job.max_retries));
         }

@@ -130,3 +130,26 @@ fn broken_toml_is_told_with_its_line() {
     assert!(error.contains("is not valid TOML at line 2"), "{error}");
     assert!(!error.contains('\n'), "{error}");
 }
+
+#[test]
+fn ended_jobs_are_kept_as_long_as_people_write() {
+    let kept = |retention: &str| load_with(retention, &[], Switches::default()).map(|config| config.retention);
+    let of = |keep_for, keep_max| Retention { keep_for, keep_max };
+    assert_eq!(kept("").expect("the default"), of(Some(Duration::from_secs(7 * 24 * 3_600)), None));
+    for (text, keep_for) in [("off", None), ("forever", None), ("90d", Some(Duration::from_secs(90 * 24 * 3_600)))] {
+        assert_eq!(kept(&format!("retain_finished = \"{text}\"\n")).expect(text), of(keep_for, None));
+    }
+    let variables = [("ERRAND_RETAIN_FINISHED", "1s"), ("ERRAND_RETAIN_FINISHED_MAX", "2000000000")];
+    let config = load_with("", &variables, Switches::default()).expect("both bounds");
+    assert_eq!(config.retention, of(Some(Duration::from_secs(1)), Some(2_000_000_000)));
+    for (text, wanted) in [
+        ("retain_finished = 7", "retain_finished: must be a duration such as 12h or 7d, or off, not \"7\""),
+        ("retain_finished = \"0s\"", "retain_finished: must be longer than zero"),
+        ("retain_finished = \"101years\"", "retain_finished: must be at most 100 years, or off, not 101years"),
+        ("retain_finished_max = 0", "retain_finished_max: must be a whole number from 1 to 1000000000000, or off"),
+        ("retain_finished_max = \"many\"", "retain_finished_max: must be a whole number"),
+    ] {
+        let error = kept(&format!("{text}\n")).expect_err(text).to_string();
+        assert!(error.starts_with(wanted), "{error}");
+    }
+}

@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{Database, Fault};
+use crate::model::limits::{self, Retention};
 
 /// The text of a value, from wherever it came. A TOML file may also give a number or a boolean; they become their text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -149,6 +150,33 @@ pub(super) fn duration(key: &'static str, given: &Option<Text>, default: Duratio
         Ok(span) if span > LONGEST => Err(Fault::new(key, format!("must be at most a day, not {text}"))),
         Ok(span) => Ok(span),
         Err(_) => Err(Fault::new(key, format!("must be a duration such as 500ms, 5s or 2m, not \"{text}\""))),
+    }
+}
+
+/// A duration up to a hundred years, such as 12h or 7d; `None`: for ever.
+pub(super) fn retain_for(key: &'static str, given: &Option<Text>) -> Result<Option<Duration>, Fault> {
+    const LONGEST: Duration = Duration::from_secs(limits::SECONDS_MAX as u64);
+    let Some(Text(text)) = given else { return Ok(Retention::default().keep_for) };
+    if text == "off" || text == "forever" {
+        return Ok(None);
+    }
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err(Fault::new(key, "must be longer than zero")),
+        Ok(span) if span > LONGEST => Err(Fault::new(key, format!("must be at most 100 years, or off, not {text}"))),
+        Ok(span) => Ok(Some(span)),
+        Err(_) => Err(Fault::new(key, format!("must be a duration such as 12h or 7d, or off, not \"{text}\""))),
+    }
+}
+
+/// From 1 to a trillion, which no database here holds; `None`: any number.
+pub(super) fn retain_max(key: &'static str, given: &Option<Text>) -> Result<Option<u64>, Fault> {
+    let Some(Text(text)) = given else { return Ok(Retention::default().keep_max) };
+    if text == "off" {
+        return Ok(None);
+    }
+    match text.parse::<u64>() {
+        Ok(number @ 1..=1_000_000_000_000) => Ok(Some(number)),
+        _ => Err(Fault::new(key, format!("must be a whole number from 1 to 1000000000000, or off, not \"{text}\""))),
     }
 }
 

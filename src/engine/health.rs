@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::{EngineError, Metrics, Shared, messages::Presence};
+use super::{EngineError, Metrics, RetentionStats, Shared, messages::Presence};
 use crate::{
-    fleet::ChannelReport,
+    fleet::{ChannelReport, Removals},
     model::{
         JobId,
         health::{Counts, Verdict, judge},
@@ -70,6 +70,7 @@ pub struct Stats {
     pub runners_active: u32,
     /// The node that leads; none while no node does.
     pub lock_holder: Option<Arc<str>>,
+    pub retention: RetentionStats,
 }
 
 /// One look at everything, so that the parts of an answer fit together.
@@ -79,6 +80,7 @@ struct Survey {
     stuck: HashMap<Arc<str>, Vec<Stuck>>,
     names: BTreeSet<Arc<str>>,
     reports: Vec<ChannelReport>,
+    removals: Vec<Removals>,
 }
 
 impl Survey {
@@ -124,6 +126,7 @@ impl Shared {
             running_stale: survey.stuck.values().map(|stuck| stuck.len() as u64).sum(),
             runners_active: active(&survey.roster),
             runners: survey.roster,
+            retention: RetentionStats::of(self.settings.retention, &survey.tally, &survey.removals),
             tally: survey.tally,
             lock_holder: self.fleet.leader().await,
         })
@@ -136,12 +139,15 @@ impl Shared {
         let mut names: BTreeSet<Arc<str>> = tally.channels.keys().cloned().collect();
         names.extend(roster.iter().filter(|runner| runner.alive).flat_map(|runner| runner.channels.clone()));
         let mut reports = self.metrics.reports(now);
-        let others = self.fleet.nodes().await.into_iter().filter(|node| node.node_id != self.settings.node_id);
-        reports.extend(others.flat_map(|node| node.channels));
+        let mut removals = vec![self.removals.report()];
+        for node in self.fleet.nodes().await.into_iter().filter(|node| node.node_id != self.settings.node_id) {
+            reports.extend(node.channels);
+            removals.push(node.removals);
+        }
         names.extend(reports.iter().map(|report| report.channel.clone()));
         let running: u64 = tally.channels.values().map(|channel| channel.running).sum();
         let stuck = if running > 0 { self.stuck(&roster).await? } else { HashMap::new() };
-        Ok(Survey { tally, roster, stuck, names, reports })
+        Ok(Survey { tally, roster, stuck, names, reports, removals })
     }
 
     /// Running jobs whose runner is not alive, by channel, longest silent first.

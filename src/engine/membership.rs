@@ -1,14 +1,14 @@
 //! This node's place in the fleet: it says how its runners are, reads its letters, and leads where nobody else does.
 
 use std::{
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use super::Shared;
 use crate::{
@@ -32,7 +32,7 @@ const EVENTS_MAX: usize = 256;
 /// What this node knows of the others.
 #[derive(Default)]
 pub struct Membership {
-    leads: AtomicBool,
+    leads: watch::Sender<bool>,
     began: Notify,
     /// Other nodes on which somebody follows events.
     watching: RwLock<Vec<Arc<str>>>,
@@ -41,12 +41,17 @@ pub struct Membership {
 impl Membership {
     /// Whether this node does what one node must do for all.
     pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Relaxed)
+        *self.leads.borrow()
+    }
+
+    /// Tells of each time that this node begins or ceases to lead.
+    pub fn leadership(&self) -> watch::Receiver<bool> {
+        self.leads.subscribe()
     }
 
     fn set_leads(&self, leads: bool) {
-        let led = self.leads.swap(leads, Ordering::Relaxed);
-        if leads && !led {
+        let began = self.leads.send_if_modified(|led| std::mem::replace(led, leads) != leads) && leads;
+        if began {
             self.began.notify_one();
         }
     }
@@ -116,6 +121,7 @@ async fn announce(shared: &Shared, reports: bool, all: bool) {
         node_id: shared.settings.node_id.clone(),
         watches: shared.events.receiver_count() > 0,
         channels: shared.metrics.reports(now),
+        removals: shared.removals.report(),
     });
     shared.fleet.announce(report, shared.registry.beats(all, now)).await;
 }

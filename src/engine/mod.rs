@@ -21,6 +21,7 @@ pub mod publish;
 mod reading;
 mod reaper;
 mod registry;
+mod retention;
 mod session;
 mod transition;
 mod vacancies;
@@ -38,6 +39,7 @@ pub use metrics::Metrics;
 pub use on_behalf::OnBehalf;
 pub use publish::{Overrides, Published};
 pub use reading::JobView;
+pub use retention::RetentionStats;
 pub use session::Attachment;
 pub use transition::{Cancellation, Retried};
 
@@ -45,7 +47,11 @@ use crate::{
     clock::{Clock, Dice},
     drain::Drain,
     fleet::Fleet,
-    model::{Caller, Hint, Job, JobEvent, Status, Step, Timestamp, job::Ready, limits::Limits},
+    model::{
+        Caller, Hint, Job, JobEvent, Status, Step, Timestamp,
+        job::Ready,
+        limits::{Limits, Retention},
+    },
     queue::{Offer, Queue},
     store::Store,
 };
@@ -74,6 +80,7 @@ const GO_AWAY_PATIENCE: Duration = Duration::from_millis(1_500);
 pub struct Settings {
     pub limits: Limits,
     pub timings: messages::Timings,
+    pub retention: Retention,
     pub node_id: Arc<str>,
 }
 
@@ -118,6 +125,7 @@ pub(crate) struct Shared {
     membership: Arc<Membership>,
     alarms: Arc<Alarms>,
     metrics: Arc<MetricsBook>,
+    removals: retention::Book,
     events: channel::Sender<(JobEvent, Arc<Job>)>,
     parents: Arc<broadcast::Parents>,
     /// Notified when a runner attaches: a broadcast job may have waited for it.
@@ -174,6 +182,7 @@ impl Engine {
             membership,
             alarms,
             metrics,
+            removals: retention::Book::default(),
             events,
             parents,
             attached: Notify::new(),
@@ -189,6 +198,7 @@ impl Engine {
         drain.spawn("expiry", janitor::run(shared.clone(), Duty::Expiry));
         drain.spawn("time limits", janitor::run(shared.clone(), Duty::TimeLimit));
         drain.spawn("broadcasts", broadcast::run(shared.clone()));
+        drain.spawn("retention", retention::run(shared.clone()));
         drain.spawn("store health", watch_store(shared.clone()));
         Engine(shared)
     }

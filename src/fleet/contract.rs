@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Admission, Arrival, Beat, ChannelReport, Fleet, Letter, NodeReport, Order, Stream,
+    Admission, Arrival, Beat, ChannelReport, Fleet, Letter, NodeReport, Order, Removals, Stream,
     redis::{FleetSettings, RedisFleet},
 };
 use crate::{
@@ -47,7 +47,7 @@ fn beat(presence: Presence, session_id: &str, stream: u64) -> Beat {
 }
 
 fn report(node_id: &str) -> NodeReport {
-    NodeReport { node_id: node_id.into(), watches: false, channels: Vec::new() }
+    NodeReport { node_id: node_id.into(), watches: false, channels: Vec::new(), removals: Removals::default() }
 }
 
 async fn announce(fleet: &dyn Fleet, node_id: &str, beats: Vec<Beat>) {
@@ -165,7 +165,8 @@ pub async fn runners_of_a_node_that_left_are_not_alive(a: &dyn Fleet, b: &dyn Fl
 
 pub async fn nodes_are_known_by_their_reports(a: &dyn Fleet, b: &dyn Fleet) {
     let channel = ChannelReport { channel: "mails".into(), ended: 4, succeeded: 3, duration_ms: 20 };
-    let of_b = NodeReport { watches: true, channels: vec![channel], ..report("b") };
+    let removals = Removals { jobs: 7, last: Some(Timestamp(1)) };
+    let of_b = NodeReport { watches: true, channels: vec![channel], removals, ..report("b") };
     announce(a, "a", Vec::new()).await;
     b.announce(Some(of_b.clone()), Vec::new()).await;
     for fleet in [a, b] {

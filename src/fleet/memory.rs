@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Admission, Arrival, Beat, Fleet, Letter, NODE_SILENT_AFTER, NodeReport, REMEMBER, Stream, Unreachable, inbox::Inbox,
+    Admission, Arrival, Beat, Fleet, Letter, NODE_SILENT_AFTER, NodeReport, REMEMBER, Removals, Stream, Unreachable,
+    inbox::Inbox,
 };
 use crate::model::runner::Presence;
 
@@ -58,7 +59,12 @@ impl Hub {
     /// A node joins, in place of an earlier one of the same id.
     pub fn join(&self, node_id: Arc<str>) -> MemoryFleet {
         let (letters, inbox) = Inbox::new();
-        let report = NodeReport { node_id: node_id.clone(), watches: false, channels: Vec::new() };
+        let report = NodeReport {
+            node_id: node_id.clone(),
+            watches: false,
+            channels: Vec::new(),
+            removals: Removals::default(),
+        };
         let node = Node { report, heard: Instant::now(), letters };
         self.lock().nodes.insert(node_id.clone(), node);
         MemoryFleet { hub: self.clone(), node_id, inbox }

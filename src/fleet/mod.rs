@@ -82,6 +82,17 @@ pub struct NodeReport {
     pub watches: bool,
     /// How the executions of each channel went there, for whoever sums up.
     pub channels: Vec<ChannelReport>,
+    /// What retention removed there.
+    #[serde(default)]
+    pub removals: Removals,
+}
+
+/// What retention removed on one node since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Removals {
+    pub jobs: u64,
+    /// The last time that it removed any.
+    pub last: Option<Timestamp>,
 }
 
 /// The executions of a channel on one node, over the window that its metrics look back.

@@ -36,7 +36,7 @@ mod served {
         engine::{Engine, Parts, Settings, messages::Timings},
         fleet::memory::Hub,
         grpc::{self, auth},
-        model::limits::Limits,
+        model::limits::{Limits, Retention},
         queue::memory::MemoryQueue,
         store::memory::MemoryStore,
     };
@@ -44,7 +44,8 @@ mod served {
     const SECRET: &[u8] = b"a secret of thirty-two bytes, no less";
 
     fn routes(limits: Limits) -> Routes {
-        let settings = Settings { limits, timings: Timings::default(), node_id: "node".into() };
+        let settings =
+            Settings { limits, timings: Timings::default(), retention: Retention::default(), node_id: "node".into() };
         let parts = Parts {
             store: Arc::new(MemoryStore::new()),
             queue: Arc::new(MemoryQueue::new(limits.window_max)),

@@ -1,5 +1,7 @@
 //! Every limit a user can meet, in one place. Those that an operator may want otherwise are in [`Limits`].
 
+use std::time::Duration;
+
 /// The longest channel name.
 pub const CHANNEL_MAX: usize = 100;
 /// The longest function name, in characters.
@@ -63,5 +65,20 @@ impl Default for Limits {
             pending_writes_max: 16_384,
             window_max: 10_000,
         }
+    }
+}
+
+/// How long jobs that have ended are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Since they finished; `None`: for ever.
+    pub keep_for: Option<Duration>,
+    /// How many; beyond it the oldest go. `None`: any number.
+    pub keep_max: Option<u64>,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { keep_for: Some(Duration::from_secs(7 * 24 * 3_600)), keep_max: None }
     }
 }

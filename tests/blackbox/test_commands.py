@@ -38,6 +38,8 @@ def test_help_and_version_are_no_failures():
         ["frobnicate"],
         ["serve", "--http", "nowhere"],
         ["serve", "--lease-ttl", "soon"],
+        ["serve", "--retain-finished", "a while"],
+        ["serve", "--retain-finished-max", "0"],
         ["serve", "--database-url", "ftp://nowhere"],
         ["token"],
         ["work", "--channel", "c"],

@@ -32,6 +32,8 @@ pub struct Book {
     pub claims: BTreeMap<Lease, Vec<String>>,
     /// The ends of each job.
     pub ends: BTreeMap<JobId, u32>,
+    /// When each job ended.
+    pub ended_at: BTreeMap<JobId, Timestamp>,
     /// Leases in a commit that was stored and answered as unavailable.
     pub ambiguous: BTreeSet<Lease>,
 }
@@ -49,7 +51,10 @@ impl Book {
                     self.claims.entry(job.lease()).or_default().push(runner);
                 }
                 Some(EventKind::Retry) => {}
-                Some(_) if job.status.is_terminal() => *self.ends.entry(job.id).or_default() += 1,
+                Some(_) if job.status.is_terminal() => {
+                    *self.ends.entry(job.id).or_default() += 1;
+                    self.ended_at.extend(job.finished_at.map(|at| (job.id, at)));
+                }
                 _ => {}
             }
         }

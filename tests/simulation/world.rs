@@ -13,7 +13,11 @@ use errand::{
     drain::Drain,
     engine::{Engine, OnBehalf, Parts, Settings, messages::Timings},
     fleet::memory::Hub,
-    model::{Caller, JobId, Lease, access::Permission, limits::Limits},
+    model::{
+        Caller, JobId, Lease,
+        access::Permission,
+        limits::{Limits, Retention},
+    },
     queue::memory::MemoryQueue,
 };
 
@@ -56,14 +60,21 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     pub chance: Chance,
     pub timings: Timings,
+    pub retention: Retention,
     engine: Mutex<Engine>,
     seen: Mutex<Seen>,
 }
 
 impl World {
-    pub fn new(store: Arc<FaultyStore>, clock: Arc<dyn Clock>, chance: Chance, timings: Timings) -> World {
-        let engine = Mutex::new(start(&store, &clock, &chance, timings));
-        World { store, clock, chance, timings, engine, seen: Mutex::default() }
+    pub fn new(
+        store: Arc<FaultyStore>,
+        clock: Arc<dyn Clock>,
+        chance: Chance,
+        timings: Timings,
+        retention: Retention,
+    ) -> World {
+        let engine = Mutex::new(start(&store, &clock, &chance, (timings, retention)));
+        World { store, clock, chance, timings, retention, engine, seen: Mutex::default() }
     }
 
     pub fn engine(&self) -> Engine {
@@ -83,14 +94,19 @@ impl World {
     /// The node stops, and another starts on the same store with an empty queue.
     pub async fn restart(&self) {
         self.engine().stop().await;
-        let engine = start(&self.store, &self.clock, &self.chance, self.timings);
+        let engine = start(&self.store, &self.clock, &self.chance, (self.timings, self.retention));
         *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = engine;
     }
 }
 
-fn start(store: &Arc<FaultyStore>, clock: &Arc<dyn Clock>, chance: &Chance, timings: Timings) -> Engine {
+fn start(
+    store: &Arc<FaultyStore>,
+    clock: &Arc<dyn Clock>,
+    chance: &Chance,
+    (timings, retention): (Timings, Retention),
+) -> Engine {
     let queue = Arc::new(FaultyQueue { inner: MemoryQueue::new(64), chance: chance.split() });
-    let settings = Settings { limits: Limits::default(), timings, node_id: "node".into() };
+    let settings = Settings { limits: Limits::default(), timings, retention, node_id: "node".into() };
     let fleet = Arc::new(Hub::new(timings.silent_after()).join("node".into()));
     let parts = Parts { store: store.clone(), queue, fleet, clock: clock.clone(), dice: chance.split().dice };
     Engine::start(settings, parts, Drain::new())

@@ -2,7 +2,8 @@
 
 use errand_proto::v1::{
     ChannelHealth, ChannelMetrics, GetChannelHealthRequest, GetStatsRequest, GetStatsResponse, GetSystemHealthRequest,
-    HealthStatus, ListRunnersRequest, Runner, health_client::HealthClient, runners_client::RunnersClient,
+    HealthStatus, ListRunnersRequest, RetentionStats, Runner, health_client::HealthClient,
+    runners_client::RunnersClient,
 };
 use serde_json::{Map, Value, json};
 
@@ -217,7 +218,32 @@ fn stats_json(stats: &GetStatsResponse) -> Value {
             "runners_active": totals.runners_active,
         },
         "scheduler": {"active": scheduler.active, "lock_holder": scheduler.lock_holder},
+        "retention": stats.retention.as_ref().map(retention_json),
     })
+}
+
+fn retention_json(retention: &RetentionStats) -> Value {
+    json!({
+        "finished": retention.finished,
+        "oldest_created": written(retention.oldest_created.as_ref()),
+        "keep_for_seconds": retention.keep_for.map(|keep_for| keep_for.seconds),
+        "keep_max": retention.keep_max,
+        "removed": retention.removed,
+        "last_removed": written(retention.last_removed.as_ref()),
+    })
+}
+
+fn retention_facts(retention: &RetentionStats) -> String {
+    let keep_for = retention.keep_for.and_then(|keep_for| std::time::Duration::try_from(keep_for).ok());
+    let keep_for = keep_for.map(|keep_for| humantime::format_duration(keep_for).to_string());
+    facts([
+        ("finished jobs kept", retention.finished.to_string()),
+        ("oldest of them created", written(retention.oldest_created.as_ref()).unwrap_or_default()),
+        ("kept for", keep_for.unwrap_or_else(|| "ever".to_owned())),
+        ("kept at most", retention.keep_max.map_or_else(|| "any number".to_owned(), |max| max.to_string())),
+        ("removed since start", retention.removed.to_string()),
+        ("last removed", written(retention.last_removed.as_ref()).unwrap_or_default()),
+    ])
 }
 
 fn stats_tables(stats: &GetStatsResponse) -> String {
@@ -243,7 +269,8 @@ fn stats_tables(stats: &GetStatsResponse) -> String {
         ]
     });
     let channels = table(["channel", "queued", "running", "scheduled", "runners"], channels);
-    format!("{totals}\n{channels}\n{}", runner_table(&stats.runners))
+    let retention = stats.retention.as_ref().map(|retention| format!("\n{}", retention_facts(retention)));
+    format!("{totals}{}\n{channels}\n{}", retention.unwrap_or_default(), runner_table(&stats.runners))
 }
 
 fn health_word(status: HealthStatus) -> String {

@@ -2,9 +2,9 @@
 
 use errand_proto::v1;
 
-use super::presence_to_wire;
+use super::{duration_to_wire, presence_to_wire, time_to_wire};
 use crate::{
-    engine::{ChannelHealth, ChannelStats, Metrics, Stats, Stuck, SystemHealth},
+    engine::{ChannelHealth, ChannelStats, Metrics, RetentionStats, Stats, Stuck, SystemHealth},
     model::health::{Counts, Verdict},
 };
 
@@ -87,6 +87,18 @@ pub fn stats_to_wire(stats: Stats) -> v1::GetStatsResponse {
             active: stats.lock_holder.is_some(),
             lock_holder: stats.lock_holder.map(|node| node.to_string()).unwrap_or_default(),
         }),
+        retention: Some(retention_to_wire(&stats.retention)),
+    }
+}
+
+fn retention_to_wire(stats: &RetentionStats) -> v1::RetentionStats {
+    v1::RetentionStats {
+        finished: stats.finished,
+        oldest_created: stats.oldest_created.map(time_to_wire),
+        keep_for: stats.bounds.keep_for.map(duration_to_wire),
+        keep_max: stats.bounds.keep_max,
+        removed: stats.removals.jobs,
+        last_removed: stats.removals.last.map(time_to_wire),
     }
 }
 
