@@ -142,8 +142,7 @@ mod tests {
         desk.changing(|overlay| overlay.remove_first(taken));
         let ids = [1, 2].map(|number| JobId(uuid::Uuid::from_u128(number)));
         let outdated = Outdated { finished_before: at(9), leisure: Duration::ZERO, jobs_max: 9 };
-        let slice = desk.forget(&ids, outdated).expect("a slice");
-        assert_eq!(slice, Slice { looked_at: 2, jobs: 1 });
+        assert_eq!(forget_all(&mut desk, &ids, outdated), 1);
         let is_ahead = |id| desk.looking(|overlay| overlay.get(id).is_some());
         let left: Vec<JobId> = ids.into_iter().filter(|id| is_ahead(*id)).collect();
         assert_eq!(left.len(), 1);
@@ -154,6 +153,17 @@ mod tests {
         let versions = ids.map(|id| tables::version(&desk.connection, id).expect("a version"));
         assert_eq!(versions.map(|version| version.is_some()), ids.map(|id| left.contains(&id)));
         assert_eq!(tables::records(&desk.connection).expect("records"), []);
-        assert_eq!(desk.forget(&ids, outdated).expect("a slice"), Slice { looked_at: 2, jobs: 1 });
+        assert_eq!(forget_all(&mut desk, &ids, outdated), 1);
+    }
+
+    /// A busy machine needs several slices for what another does in one.
+    fn forget_all(desk: &mut Desk, mut ids: &[JobId], outdated: Outdated) -> u64 {
+        let mut jobs = 0;
+        while !ids.is_empty() {
+            let slice = desk.forget(ids, outdated).expect("a slice");
+            jobs += slice.jobs;
+            ids = &ids[slice.looked_at..];
+        }
+        jobs
     }
 }
