@@ -1,6 +1,7 @@
 """Procrastinate: done jobs are deleted, new ones heard of by LISTEN and NOTIFY."""
 
 import asyncio
+import logging
 import os
 
 import procrastinate
@@ -65,4 +66,6 @@ class Procrastinate:
 
 
 if __name__ == "__main__":
+    # It advises against an application in the main module, which nothing else imports here.
+    logging.getLogger("procrastinate").setLevel(logging.ERROR)
     hand.serve(Procrastinate())
