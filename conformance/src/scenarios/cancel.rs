@@ -33,7 +33,7 @@ async fn canceled(stage: &Stage, id: &str) -> Verdict {
 async fn a_cancel_ends_a_function_that_heeds_it(kit: Kit) -> Verdict {
     let stage = Stage::usual(&kit).await?;
     let id = stage.publish("wait_for_cancel", r#"{"seconds": 25}"#).await?;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
     stage.client.cancel(&id).await?;
     canceled(&stage, &id).await
 }
@@ -41,7 +41,7 @@ async fn a_cancel_ends_a_function_that_heeds_it(kit: Kit) -> Verdict {
 async fn a_cancel_may_be_ignored(kit: Kit) -> Verdict {
     let stage = Stage::usual(&kit).await?;
     let id = stage.publish("sleep", r#"{"seconds": 1.5}"#).await?;
-    stage.running(&id).await?;
+    stage.under_way(&id).await?;
     stage.client.cancel(&id).await?;
     let result = completed_at_once(&stage.ended(&id).await?)?;
     ensure!(same(&result, r#"{"slept": 1.5}"#), "the result should be {{\"slept\": 1.5}}, and is {result}");
