@@ -12,7 +12,6 @@ Prints one JSON object. Deliberately absent: the servers' settings but Redis' ap
 import argparse
 import json
 import os
-import pathlib
 import re
 import selectors
 import socket
