@@ -150,12 +150,12 @@ async fn commit_group(store: &dyn Store, mut group: Vec<Write>, size: usize, mat
     }
     let (steps, matches) = matchmaker.join(steps).await;
     match store.commit(&steps).await {
-        Ok(mut outcomes) => {
+        Ok(outcomes) => {
             let applied = outcomes.iter().map(|outcome| *outcome == Outcome::Applied);
             let stored: Vec<Step> =
                 steps.into_iter().zip(applied).filter_map(|(step, applied)| applied.then_some(step)).collect();
             heard(stored).await;
-            matchmaker.conclude(matches, &mut outcomes).await;
+            let outcomes = matchmaker.conclude(matches, outcomes).await;
             let mut rest = outcomes.as_slice();
             for (write, count) in group.into_iter().zip(counts) {
                 let (own, others) = rest.split_at(count.min(rest.len()));

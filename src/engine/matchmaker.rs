@@ -64,16 +64,18 @@ impl Matchmaker {
         None
     }
 
-    /// Takes the outcomes of the claims out of `outcomes`, and hands over the jobs that were stored.
-    pub async fn conclude(&self, matches: Vec<Match>, outcomes: &mut Vec<Outcome>) {
-        // From the last to the first, so that the places of the others stay what they are.
-        for Match { at, job, promise } in matches.into_iter().rev() {
-            if outcomes.remove(at) == Outcome::Applied {
-                self.vacancies.keep(&promise, job);
-            } else {
-                self.part(&job, &promise).await;
+    /// Hands over the jobs whose claims were stored; answers the outcomes of the steps that had been there before.
+    pub async fn conclude(&self, matches: Vec<Match>, outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        let mut matches = matches.into_iter().peekable();
+        let mut others = Vec::with_capacity(outcomes.len());
+        for (at, outcome) in outcomes.into_iter().enumerate() {
+            match matches.next_if(|matched| matched.at == at) {
+                None => others.push(outcome),
+                Some(Match { job, promise, .. }) if outcome == Outcome::Applied => self.vacancies.keep(&promise, job),
+                Some(Match { job, promise, .. }) => self.part(&job, &promise).await,
             }
         }
+        others
     }
 
     /// Nothing was stored, as far as anybody knows. Should it be after all, the orphan search finds these jobs.
