@@ -143,29 +143,29 @@ pub(super) fn database(key: &'static str, given: &Option<Text>) -> Result<Databa
 
 /// A duration above zero and up to a day, such as 500ms, 5s or 2m.
 pub(super) fn duration(key: &'static str, given: &Option<Text>, default: Duration) -> Result<Duration, Fault> {
-    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
     let Some(Text(text)) = given else { return Ok(default) };
+    span(key, text, (DAY, "a day"), "500ms, 5s or 2m")
+}
+
+/// A duration above zero; a fault tells the longest one in words, and what a good one looks like.
+fn span(key: &'static str, text: &str, (longest, told): (Duration, &str), such_as: &str) -> Result<Duration, Fault> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err(Fault::new(key, "must be longer than zero")),
-        Ok(span) if span > LONGEST => Err(Fault::new(key, format!("must be at most a day, not {text}"))),
+        Ok(span) if span > longest => Err(Fault::new(key, format!("must be at most {told}, not {text}"))),
         Ok(span) => Ok(span),
-        Err(_) => Err(Fault::new(key, format!("must be a duration such as 500ms, 5s or 2m, not \"{text}\""))),
+        Err(_) => Err(Fault::new(key, format!("must be a duration such as {such_as}, not \"{text}\""))),
     }
 }
 
 /// A duration up to a hundred years, such as 12h or 7d; `None`: for ever.
 pub(super) fn retain_for(key: &'static str, given: &Option<Text>) -> Result<Option<Duration>, Fault> {
-    const LONGEST: Duration = Duration::from_secs(limits::SECONDS_MAX as u64);
+    const CENTURY: Duration = Duration::from_secs(limits::SECONDS_MAX as u64);
     let Some(Text(text)) = given else { return Ok(Retention::default().keep_for) };
     if text == "off" || text == "forever" {
         return Ok(None);
     }
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err(Fault::new(key, "must be longer than zero")),
-        Ok(span) if span > LONGEST => Err(Fault::new(key, format!("must be at most 100 years, or off, not {text}"))),
-        Ok(span) => Ok(Some(span)),
-        Err(_) => Err(Fault::new(key, format!("must be a duration such as 12h or 7d, or off, not \"{text}\""))),
-    }
+    span(key, text, (CENTURY, "100 years, or off"), "12h or 7d, or off").map(Some)
 }
 
 /// From 1 to a trillion, which no database here holds; `None`: any number.

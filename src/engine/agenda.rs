@@ -13,6 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 pub async fn run(shared: Arc<Shared>) {
     let stopped = shared.stopped();
+    let mut leadership = shared.membership.leadership();
     loop {
         if shared.membership.leads()
             && let Err(error) = look(&shared).await
@@ -21,7 +22,7 @@ pub async fn run(shared: Arc<Shared>) {
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
-            () = shared.membership.began_to_lead() => {}
+            _ = leadership.changed() => {}
             () = stopped.cancelled() => return,
         }
     }

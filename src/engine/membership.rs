@@ -5,10 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::Shared;
 use crate::{
@@ -33,7 +30,6 @@ const EVENTS_MAX: usize = 256;
 #[derive(Default)]
 pub struct Membership {
     leads: watch::Sender<bool>,
-    began: Notify,
     /// Other nodes on which somebody follows events.
     watching: RwLock<Vec<Arc<str>>>,
 }
@@ -50,15 +46,7 @@ impl Membership {
     }
 
     fn set_leads(&self, leads: bool) {
-        let began = self.leads.send_if_modified(|led| std::mem::replace(led, leads) != leads) && leads;
-        if began {
-            self.began.notify_one();
-        }
-    }
-
-    /// Waits until this node begins to lead.
-    pub async fn began_to_lead(&self) {
-        self.began.notified().await;
+        self.leads.send_if_modified(|led| std::mem::replace(led, leads) != leads);
     }
 
     /// The other nodes that should hear of events.

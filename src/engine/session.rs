@@ -233,10 +233,10 @@ impl Session {
         if told == Going::Over { told } else { going }
     }
 
-    /// Waits for nothing.
-    async fn step_aside(&mut self) {
+    /// Waits for nothing: it has no room, for whatever reason.
+    async fn step_aside(&self) {
         self.shared.queue.leave(&self.channels, &self.waiter).await;
-        self.shared.vacancies.offer(self.waiter.number, &[], 0);
+        self.offer_vacancy();
     }
 
     fn holds(&self, lease: Lease) -> bool {

@@ -81,12 +81,8 @@ impl Vacancies {
             return;
         }
         for channel in channels {
-            if !board.channels.contains_key(channel) {
-                board.channels.insert(channel.clone(), Line::default());
-            }
-            if let Some(line) = board.channels.get_mut(channel)
-                && line.listed.insert(number)
-            {
+            let line = board.channels.entry(channel.clone()).or_default();
+            if line.listed.insert(number) {
                 line.turns.push_back(number);
             }
         }
@@ -161,7 +157,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::model::{Expiry, JobId, JobSpec, Start, Timestamp, create};
+    use crate::model::{JobId, JobSpec, Timestamp, create};
 
     fn vacancies(sessions: &[u64]) -> (Vacancies, Vec<Arc<Notify>>) {
         let vacancies = Vacancies::default();
@@ -184,23 +180,7 @@ mod tests {
     }
 
     fn job() -> Arc<Job> {
-        let spec = JobSpec {
-            func: "f".into(),
-            payload: "{}".into(),
-            channel: "a".into(),
-            start: Start::Now,
-            expiry: Expiry::Default,
-            max_retries: 0,
-            backoff_base: 1.0,
-            backoff_max_seconds: 1,
-            broadcast: false,
-            max_exec_seconds: None,
-            idempotency_key: None,
-            priority: 0,
-            traceparent: String::new(),
-            fingerprint: [0; 16],
-        };
-        create(JobId(uuid::Uuid::from_u128(1)), spec, "me".into(), Timestamp(1)).expect("a job").job
+        create(JobId(uuid::Uuid::from_u128(1)), JobSpec::sample(), "me".into(), Timestamp(1)).expect("a job").job
     }
 
     #[test]

@@ -62,6 +62,29 @@ pub const EXPIRES_IN_DEFAULT: u32 = 900;
 /// The channel where the publisher names none.
 pub const CHANNEL_DEFAULT: &str = "default";
 
+#[cfg(test)]
+impl JobSpec {
+    /// What tests begin with: a job for the channel "a" that may start at once and fails for good.
+    pub fn sample() -> JobSpec {
+        JobSpec {
+            func: "send".into(),
+            payload: "{}".into(),
+            channel: "a".into(),
+            start: Start::Now,
+            expiry: Expiry::Default,
+            max_retries: 0,
+            backoff_base: 2.0,
+            backoff_max_seconds: 60,
+            broadcast: false,
+            max_exec_seconds: None,
+            idempotency_key: None,
+            priority: 0,
+            traceparent: String::new(),
+            fingerprint: [7; 16],
+        }
+    }
+}
+
 impl JobSpec {
     /// Checks every field but the relation of run time and expiry, which [`super::create`] checks against the clock.
     pub fn check(self, payload_max_bytes: usize) -> Result<JobSpec, Invalid> {

@@ -6,7 +6,8 @@
 
 mod codes;
 #[cfg(test)]
-mod contract;
+pub mod contract;
+mod ends;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;

@@ -6,9 +6,9 @@ use crate::{
     drain::Drain,
     engine::{Engine, Parts, Settings, messages::Timings},
     fleet::{Fleet, memory::Hub},
-    model::{Caller, Expiry, Input, JobId, JobSpec, Start, access::Permission, create, limits::Limits, step},
+    model::{Caller, Expiry, Input, JobId, JobSpec, access::Permission, create, limits::Limits, step},
     queue::memory::MemoryQueue,
-    store::{ListQuery, OrderBy, Store, memory::MemoryStore},
+    store::{ListQuery, Store, contract::everything, memory::MemoryStore},
 };
 
 const WHILE: Duration = Duration::from_secs(600);
@@ -55,45 +55,13 @@ impl Bench {
     }
 
     async fn kept(&self) -> Vec<JobId> {
-        let query = ListQuery {
-            owner: None,
-            channel: None,
-            statuses: Vec::new(),
-            func: None,
-            runner_id: None,
-            created_from: None,
-            created_to: None,
-            search: None,
-            broadcast: None,
-            parent_id: None,
-            order: OrderBy::Created,
-            descending: false,
-            offset: 0,
-            limit: 10_000,
-            before: None,
-            count: false,
-        };
+        let query = ListQuery { limit: 10_000, ..everything() };
         self.store.list(&query).await.expect("a page").jobs.iter().map(|job| job.id).collect()
     }
 }
 
 fn spec() -> JobSpec {
-    JobSpec {
-        func: "send".into(),
-        payload: "{}".into(),
-        channel: "a".into(),
-        start: Start::Now,
-        expiry: Expiry::At(Timestamp::MAX),
-        max_retries: 0,
-        backoff_base: 2.0,
-        backoff_max_seconds: 60,
-        broadcast: false,
-        max_exec_seconds: None,
-        idempotency_key: None,
-        priority: 0,
-        traceparent: String::new(),
-        fingerprint: [7; 16],
-    }
+    JobSpec { expiry: Expiry::At(Timestamp::MAX), ..JobSpec::sample() }
 }
 
 fn keeping(keep_for: Duration) -> Retention {

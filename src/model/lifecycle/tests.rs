@@ -10,19 +10,13 @@ const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 fn spec() -> JobSpec {
     JobSpec {
         func: "app.run".into(),
-        payload: "{}".into(),
         channel: "default".into(),
-        start: Start::Now,
-        expiry: Expiry::Default,
         max_retries: 2,
         backoff_base: BACKOFF_BASE_DEFAULT,
         backoff_max_seconds: BACKOFF_MAX_DEFAULT,
-        broadcast: false,
         max_exec_seconds: Some(10),
-        idempotency_key: None,
-        priority: 0,
-        traceparent: String::new(),
         fingerprint: [0; 16],
+        ..JobSpec::sample()
     }
 }
 

@@ -94,22 +94,7 @@ fn id(number: u128) -> JobId {
 }
 
 fn spec(channel: &str) -> JobSpec {
-    JobSpec {
-        func: "send".into(),
-        payload: "{}".into(),
-        channel: channel.into(),
-        start: Start::Now,
-        expiry: Expiry::Default,
-        max_retries: 3,
-        backoff_base: 2.0,
-        backoff_max_seconds: 60,
-        broadcast: false,
-        max_exec_seconds: None,
-        idempotency_key: None,
-        priority: 0,
-        traceparent: String::new(),
-        fingerprint: [7; 16],
-    }
+    JobSpec { channel: channel.into(), max_retries: 3, ..JobSpec::sample() }
 }
 
 fn created(number: u128, spec: JobSpec) -> Step {
@@ -162,7 +147,7 @@ fn log_line(job: &Job, kind: LogKind, message: &str) -> JobLog {
 }
 
 /// All jobs that are no parts, oldest first.
-fn everything() -> ListQuery {
+pub fn everything() -> ListQuery {
     ListQuery {
         owner: None,
         channel: None,

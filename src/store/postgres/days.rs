@@ -21,8 +21,8 @@ use uuid::Uuid;
 use super::{
     columns::job_columns,
     connections::{Connections, Failure, Kind},
-    forget::forget_jobs,
     partitions::Day,
+    remove::forget_jobs,
     row::Fields,
     schema,
     write::{Change, add_to_tallies},
@@ -330,7 +330,12 @@ async fn count(connections: &Connections, day: Day, finished_before: Timestamp) 
                 let jobs = row.count("jobs")?;
                 let status: Status = row.coded("status")?;
                 count.jobs += jobs;
-                count.changes.entry(row.text("channel")?).or_default().end(status, -i64::try_from(jobs).unwrap_or(0));
+                count
+                    .changes
+                    .entry(row.text("channel")?)
+                    .or_default()
+                    .ends
+                    .add(status, -i64::try_from(jobs).unwrap_or(0));
             }
         }
     }

@@ -1,23 +1,17 @@
 //! Removing jobs whose time is over: whole days where that can be, and some rows at a time elsewhere.
 
-use std::collections::{BTreeMap, HashSet};
-
 use uuid::Uuid;
 
 use super::{
-    connections::{Connections, Failure, Kind, Transaction},
+    connections::{Connections, Failure, Kind},
     days::{self, Days, Left},
-    remove::{delete_belongings, delete_parts},
+    remove::forget_jobs,
     row::Fields,
-    write::{Change, add_to_tallies},
 };
 use crate::{
-    model::{JobId, Status, Timestamp},
+    model::{JobId, Timestamp},
     store::{Forgotten, Outdated},
 };
-
-/// Log lines that are removed at once, before their jobs are: a statement has seconds at most, and a job any number of lines.
-const LOGS_MAX: i64 = 5_000;
 
 /// A walk over the finished jobs in order of id that stops at the beginning of each day that is old enough to go whole.
 pub(super) async fn forget(
@@ -98,92 +92,4 @@ async fn old_rows(
         Ok(OldRow { id: row.get("id")?, is_outdated: row.get("is_outdated")? })
     };
     rows.iter().map(old_row).collect()
-}
-
-/// Removes those of the jobs, given in order of id, that have ended before then and have no unfinished part, with all that
-/// belongs to them. Tells how many.
-pub(super) async fn forget_jobs(
-    writers: &Connections,
-    ids: &[Uuid],
-    finished_before: Timestamp,
-    slot: i32,
-) -> Result<u64, Failure> {
-    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(0) };
-    while forget_logs(writers, ids).await? > 0 {}
-    let mut transaction = writers.begin(Kind::Write).await?;
-    let unfinished = parents_of_unfinished(&mut transaction, ids).await?;
-    let ids: Vec<Uuid> = ids.iter().filter(|id| !unfinished.contains(id)).copied().collect();
-    // The range names the partitions that there is any need to look into.
-    let query = sqlx::query(
-        "-- name forget_jobs
-        DELETE FROM errand.finished WHERE id >= $1 AND id <= $2 AND id = ANY($3) AND finished_at < $4
-        RETURNING id, channel, status, broadcast",
-    );
-    let rows = transaction.rows(query.bind(first).bind(last).bind(&ids).bind(finished_before.0)).await?;
-    let mut gone: Vec<Uuid> = Vec::with_capacity(rows.len());
-    let mut parents: Vec<Uuid> = Vec::new();
-    let mut changes: BTreeMap<_, Change> = BTreeMap::new();
-    for row in &rows {
-        let row = Fields::new("errand.finished", "id", row);
-        let (id, status): (Uuid, Status) = (row.get("id")?, row.coded("status")?);
-        gone.push(id);
-        if row.get("broadcast")? {
-            parents.push(id);
-        }
-        changes.entry(row.text("channel")?).or_default().end(status, -1);
-    }
-    if !parents.is_empty() {
-        let parts = delete_parts(&mut transaction, &parents).await?;
-        delete_belongings(&mut transaction, &parts).await?;
-    }
-    delete_belongings_between(&mut transaction, (*first, *last), &gone).await?;
-    add_to_tallies(&mut transaction, &changes, slot).await?;
-    transaction.commit().await?;
-    Ok(gone.len() as u64)
-}
-
-async fn forget_logs(writers: &Connections, ids: &[Uuid]) -> Result<u64, Failure> {
-    let query = sqlx::query(
-        "-- name forget_logs
-        DELETE FROM errand.logs AS l USING (
-            SELECT job_id, id FROM errand.logs WHERE job_id >= $1 AND job_id <= $2 AND job_id = ANY($3) LIMIT $4
-        ) AS gone WHERE l.job_id = gone.job_id AND l.id = gone.id",
-    );
-    let mut transaction = writers.begin(Kind::Write).await?;
-    let query = query.bind(ids.first()).bind(ids.last()).bind(ids).bind(LOGS_MAX);
-    let lines = transaction.execute(query).await?;
-    transaction.commit().await?;
-    Ok(lines)
-}
-
-async fn parents_of_unfinished(transaction: &mut Transaction, ids: &[Uuid]) -> Result<HashSet<Uuid>, Failure> {
-    let query = sqlx::query(
-        "-- name parents_of_unfinished
-        SELECT DISTINCT parent_id FROM errand.jobs WHERE parent_id IS NOT NULL AND parent_id = ANY($1)",
-    );
-    let rows = transaction.rows(query.bind(ids)).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Fields::new("errand.jobs", "parent_id", row).get("parent_id"))
-        .collect::<Result<_, _>>()?)
-}
-
-/// Like [`delete_belongings`], for ids that lie close together.
-async fn delete_belongings_between(
-    transaction: &mut Transaction,
-    (first, last): (Uuid, Uuid),
-    ids: &[Uuid],
-) -> Result<(), Failure> {
-    let statements = [
-        "-- name forget_events
-        DELETE FROM errand.late_events WHERE job_id >= $1 AND job_id <= $2 AND job_id = ANY($3)",
-        "-- name forget_last_logs
-        DELETE FROM errand.logs WHERE job_id >= $1 AND job_id <= $2 AND job_id = ANY($3)",
-        "-- name forget_keys
-        DELETE FROM errand.keys WHERE job_id >= $1 AND job_id <= $2 AND job_id = ANY($3)",
-    ];
-    for statement in statements {
-        transaction.execute(sqlx::query(statement).bind(first).bind(last).bind(ids)).await?;
-    }
-    Ok(())
 }

@@ -1,6 +1,9 @@
 //! Removing jobs, with all that belongs to them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use uuid::Uuid;
 
@@ -10,9 +13,12 @@ use super::{
     write::{Change, add_to_tallies},
 };
 use crate::{
-    model::{JobId, Status},
+    model::{JobId, Status, Timestamp},
     store::StoreError,
 };
+
+/// Log lines that are removed at once, before their jobs are: a statement has seconds at most, and a job any number of lines.
+const LOGS_MAX: i64 = 5_000;
 
 /// Removes a job that is at `version`, with its parts.
 pub(super) async fn delete(writers: &Connections, id: JobId, version: u32, slot: i32) -> Result<bool, StoreError> {
@@ -49,7 +55,7 @@ async fn delete_job(
         let status: Status = row.coded("status")?;
         if row.id_or_null("parent_id")?.is_none() {
             change.live -= i64::from(!status.is_terminal());
-            change.end(status, -1);
+            change.ends.add(status, -1);
         }
         return Ok(Some((row.text("channel")?, change)));
     }
@@ -57,7 +63,7 @@ async fn delete_job(
 }
 
 /// Removes the parts of these broadcast jobs, whether they have ended or not, and tells their ids.
-pub(super) async fn delete_parts(transaction: &mut Transaction, parents: &[Uuid]) -> Result<Vec<Uuid>, Failure> {
+async fn delete_parts(transaction: &mut Transaction, parents: &[Uuid]) -> Result<Vec<Uuid>, Failure> {
     let statements = [
         "-- name delete_parts
         DELETE FROM errand.jobs WHERE parent_id = ANY($1) RETURNING id",
@@ -74,17 +80,86 @@ pub(super) async fn delete_parts(transaction: &mut Transaction, parents: &[Uuid]
 }
 
 /// Removes what jobs that are gone leave behind.
-pub(super) async fn delete_belongings(transaction: &mut Transaction, ids: &[Uuid]) -> Result<(), Failure> {
+async fn delete_belongings(transaction: &mut Transaction, ids: &[Uuid]) -> Result<(), Failure> {
+    // The range names the partitions that there is any need to look into.
+    let (Some(first), Some(last)) = (ids.iter().min(), ids.iter().max()) else { return Ok(()) };
     let statements = [
         "-- name delete_events
-        DELETE FROM errand.late_events WHERE job_id = ANY($1)",
+        DELETE FROM errand.late_events WHERE job_id >= $1 AND job_id <= $2 AND job_id = ANY($3)",
         "-- name delete_logs
-        DELETE FROM errand.logs WHERE job_id = ANY($1)",
+        DELETE FROM errand.logs WHERE job_id >= $1 AND job_id <= $2 AND job_id = ANY($3)",
         "-- name delete_keys
-        DELETE FROM errand.keys WHERE job_id = ANY($1)",
+        DELETE FROM errand.keys WHERE job_id >= $1 AND job_id <= $2 AND job_id = ANY($3)",
     ];
     for statement in statements {
-        transaction.execute(sqlx::query(statement).bind(ids)).await?;
+        transaction.execute(sqlx::query(statement).bind(first).bind(last).bind(ids)).await?;
     }
     Ok(())
+}
+
+/// Removes those of the jobs, given in order of id, that have ended before then and have no unfinished part, with all that
+/// belongs to them. Tells how many.
+pub(super) async fn forget_jobs(
+    writers: &Connections,
+    ids: &[Uuid],
+    finished_before: Timestamp,
+    slot: i32,
+) -> Result<u64, Failure> {
+    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(0) };
+    while forget_logs(writers, ids).await? > 0 {}
+    let mut transaction = writers.begin(Kind::Write).await?;
+    let unfinished = parents_of_unfinished(&mut transaction, ids).await?;
+    let ids: Vec<Uuid> = ids.iter().filter(|id| !unfinished.contains(id)).copied().collect();
+    // The range names the partitions that there is any need to look into.
+    let query = sqlx::query(
+        "-- name forget_jobs
+        DELETE FROM errand.finished WHERE id >= $1 AND id <= $2 AND id = ANY($3) AND finished_at < $4
+        RETURNING id, channel, status, broadcast",
+    );
+    let rows = transaction.rows(query.bind(first).bind(last).bind(&ids).bind(finished_before.0)).await?;
+    let mut gone: Vec<Uuid> = Vec::with_capacity(rows.len());
+    let mut parents: Vec<Uuid> = Vec::new();
+    let mut changes: BTreeMap<_, Change> = BTreeMap::new();
+    for row in &rows {
+        let row = Fields::new("errand.finished", "id", row);
+        let (id, status): (Uuid, Status) = (row.get("id")?, row.coded("status")?);
+        gone.push(id);
+        if row.get("broadcast")? {
+            parents.push(id);
+        }
+        changes.entry(row.text("channel")?).or_default().ends.add(status, -1);
+    }
+    if !parents.is_empty() {
+        gone.extend(delete_parts(&mut transaction, &parents).await?);
+    }
+    delete_belongings(&mut transaction, &gone).await?;
+    add_to_tallies(&mut transaction, &changes, slot).await?;
+    transaction.commit().await?;
+    Ok(rows.len() as u64)
+}
+
+async fn forget_logs(writers: &Connections, ids: &[Uuid]) -> Result<u64, Failure> {
+    let query = sqlx::query(
+        "-- name forget_logs
+        DELETE FROM errand.logs AS l USING (
+            SELECT job_id, id FROM errand.logs WHERE job_id >= $1 AND job_id <= $2 AND job_id = ANY($3) LIMIT $4
+        ) AS gone WHERE l.job_id = gone.job_id AND l.id = gone.id",
+    );
+    let mut transaction = writers.begin(Kind::Write).await?;
+    let query = query.bind(ids.first()).bind(ids.last()).bind(ids).bind(LOGS_MAX);
+    let lines = transaction.execute(query).await?;
+    transaction.commit().await?;
+    Ok(lines)
+}
+
+async fn parents_of_unfinished(transaction: &mut Transaction, ids: &[Uuid]) -> Result<HashSet<Uuid>, Failure> {
+    let query = sqlx::query(
+        "-- name parents_of_unfinished
+        SELECT DISTINCT parent_id FROM errand.jobs WHERE parent_id IS NOT NULL AND parent_id = ANY($1)",
+    );
+    let rows = transaction.rows(query.bind(ids)).await?;
+    Ok(rows
+        .iter()
+        .map(|row| Fields::new("errand.jobs", "parent_id", row).get("parent_id"))
+        .collect::<Result<_, _>>()?)
 }

@@ -9,7 +9,7 @@ use std::sync::{
 
 use super::{Attendance, OpenError, PostgresStore, scratch::Scratch};
 use crate::{
-    model::{Expiry, Input, Job, JobId, JobSpec, Start, Timestamp, create, step},
+    model::{Expiry, Input, Job, JobId, JobSpec, Timestamp, create, step},
     store::{Outcome, Store},
 };
 
@@ -23,22 +23,7 @@ fn at(seconds: u32) -> Timestamp {
 }
 
 fn spec() -> JobSpec {
-    JobSpec {
-        func: "send".into(),
-        payload: "{}".into(),
-        channel: "a".into(),
-        start: Start::Now,
-        expiry: Expiry::Default,
-        max_retries: 1_000,
-        backoff_base: 1.0,
-        backoff_max_seconds: 1,
-        broadcast: false,
-        max_exec_seconds: None,
-        idempotency_key: None,
-        priority: 0,
-        traceparent: String::new(),
-        fingerprint: [7; 16],
-    }
+    JobSpec { max_retries: 1_000, backoff_base: 1.0, backoff_max_seconds: 1, ..JobSpec::sample() }
 }
 
 async fn loaded(store: &PostgresStore, id: JobId) -> Job {

@@ -14,8 +14,8 @@ use super::{
     text::stored,
 };
 use crate::{
-    model::{JobEvent, JobId, Status, Step, log::JobLog},
-    store::{Outcome, StoreError, codes::code},
+    model::{JobEvent, JobId, Step, log::JobLog},
+    store::{Outcome, StoreError, codes::code, ends::Ends},
 };
 
 /// How often a transaction is tried where others are in its way.
@@ -148,7 +148,7 @@ impl<'a> Batch<'a> {
         for step in self.of(&self.ends).into_iter().filter(is_counted) {
             let change = changes.entry(&step.job.channel).or_default();
             change.live -= 1;
-            change.end(step.job.status, 1);
+            change.ends.add(step.job.status, 1);
         }
         changes
     }
@@ -330,22 +330,7 @@ pub(super) async fn append_logs(writers: &Connections, logs: &[JobLog]) -> Resul
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) live: i64,
-    completed: i64,
-    failed: i64,
-    canceled: i64,
-    expired: i64,
-}
-
-impl Change {
-    pub(super) fn end(&mut self, status: Status, jobs: i64) {
-        match status {
-            Status::Pending | Status::Running => {}
-            Status::Completed => self.completed += jobs,
-            Status::Failed => self.failed += jobs,
-            Status::Canceled => self.canceled += jobs,
-            Status::Expired => self.expired += jobs,
-        }
-    }
+    pub(super) ends: Ends,
 }
 
 /// The last statement of a transaction, so that whoever counts in the same slot waits for the disk and no longer. Channels
@@ -374,7 +359,7 @@ pub(super) async fn add_to_tallies<C: AsRef<str> + Ord>(
     );
     let counts = |count: fn(&Change) -> i64| changes.iter().map(|(_, change)| count(change)).collect::<Vec<i64>>();
     let query = query.bind(changes.iter().map(|(channel, _)| stored(channel)).collect::<Vec<_>>());
-    let query = query.bind(counts(|change| change.live)).bind(counts(|change| change.completed));
-    let query = query.bind(counts(|change| change.failed)).bind(counts(|change| change.canceled));
-    transaction.execute(query.bind(counts(|change| change.expired)).bind(slot)).await.map(drop)
+    let query = query.bind(counts(|change| change.live)).bind(counts(|change| change.ends.completed));
+    let query = query.bind(counts(|change| change.ends.failed)).bind(counts(|change| change.ends.canceled));
+    transaction.execute(query.bind(counts(|change| change.ends.expired)).bind(slot)).await.map(drop)
 }

@@ -11,10 +11,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::row::Ended;
 use crate::{
     model::{IdMap, Job, JobEvent, JobId, Status, Step, Timestamp},
-    store::Due,
+    store::{Due, ends::Ends},
 };
 
 /// Whose key it is, and the key.
@@ -38,7 +37,7 @@ impl Change {
             job: step.job.clone(),
             in_tables,
             events: step.event.iter().cloned().collect(),
-            ended: Ended::is_end(step),
+            ended: Ends::is_end(step),
         }
     }
 

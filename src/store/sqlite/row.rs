@@ -6,7 +6,7 @@ use rusqlite::{Row, Statement, ToSql, types::FromSql};
 
 use super::{codec::Decoder, unavailable};
 use crate::{
-    model::{EventKind, Job, JobEvent, JobId, Status, Step, Timestamp, log::JobLog},
+    model::{Job, JobEvent, JobId, Status, Timestamp, log::JobLog},
     store::{
         Ready, StoreError,
         codes::{Coded, code, decoded, expiry_code, expiry_of, overrun_at},
@@ -246,33 +246,5 @@ impl<'r> Fields<'r> {
         let key = self.row.get::<_, [u8; 16]>(0).map(|bytes| JobId(uuid::Uuid::from_bytes(bytes)).to_string());
         let key = key.unwrap_or_else(|_| "unknown".to_owned());
         StoreError::Corrupt(format!("table {}, column {column}, row {key}", self.table))
-    }
-}
-
-/// How many jobs that are no parts came to which end.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Ended {
-    pub completed: i64,
-    pub failed: i64,
-    pub canceled: i64,
-    pub expired: i64,
-}
-
-impl Ended {
-    /// A terminal job takes only one more step, the note that it was published anew, so any other step to a terminal status
-    /// is that job's end.
-    pub fn is_end(step: &Step) -> bool {
-        let is_note = step.event.as_ref().is_some_and(|event| event.kind == EventKind::Retry);
-        step.job.status.is_terminal() && step.job.parent_id.is_none() && !is_note
-    }
-
-    pub fn add(&mut self, status: Status, jobs: i64) {
-        match status {
-            Status::Pending | Status::Running => {}
-            Status::Completed => self.completed += jobs,
-            Status::Failed => self.failed += jobs,
-            Status::Canceled => self.canceled += jobs,
-            Status::Expired => self.expired += jobs,
-        }
     }
 }

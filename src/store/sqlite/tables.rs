@@ -6,12 +6,12 @@ use super::{
     codec::Encoder,
     overlay::{Change, Key},
     read::rows,
-    row::{self, Ended, Fields, JOB_COLUMN_COUNT, JOB_COLUMNS, JOB_STATE, Parameters},
+    row::{self, Fields, JOB_COLUMN_COUNT, JOB_COLUMNS, JOB_STATE, Parameters},
     unavailable,
 };
 use crate::{
     model::{JobEvent, JobId, Status, Timestamp, log::JobLog},
-    store::StoreError,
+    store::{StoreError, ends::Ends},
 };
 
 /// Events of a job that lie on its row: those of a job that runs a few times. The row is written whole with each change,
@@ -25,7 +25,7 @@ const BELONGINGS_MAX: u32 = 500;
 
 /// Brings the tables to where these changes are, and drops the journal before the record `needed`, or all of it.
 pub(super) fn take_in(connection: &Connection, changes: &[Change], needed: Option<i64>) -> Result<(), StoreError> {
-    let mut ended = Ended::default();
+    let mut ended = Ends::default();
     let insert =
         format!("-- name insert_job\nINSERT INTO jobs ({JOB_COLUMNS}) VALUES ({})", ["?"; JOB_COLUMN_COUNT].join(", "));
     let update = format!("-- name update_job\nUPDATE jobs SET {JOB_STATE} WHERE id = ?");
@@ -76,8 +76,8 @@ fn insert_events(connection: &Connection, events: &[&JobEvent]) -> Result<(), St
     Ok(())
 }
 
-pub(super) fn add_to_totals(connection: &Connection, ended: &Ended) -> Result<(), StoreError> {
-    if *ended == Ended::default() {
+pub(super) fn add_to_totals(connection: &Connection, ended: &Ends) -> Result<(), StoreError> {
+    if *ended == Ends::default() {
         return Ok(());
     }
     let update = "-- name add_to_totals
@@ -156,7 +156,7 @@ pub(super) fn delete(connection: &Connection, id: JobId, version: u32) -> Result
     // The statement ends only once its rows are read to the last.
     while rows.next().map_err(unavailable)?.is_some() {}
     if !is_part {
-        let mut ended = Ended::default();
+        let mut ended = Ends::default();
         ended.add(status, -1);
         add_to_totals(connection, &ended)?;
     }

@@ -15,7 +15,8 @@ use crate::{
         log::{JobLog, LogKind},
     },
     store::{
-        ListQuery, OrderBy, Outdated, StoreError,
+        ListQuery, Outdated, StoreError,
+        contract::everything,
         postgres::{
             days::{self, Left},
             partitions::{self, Day},
@@ -297,7 +298,10 @@ async fn nodes_work_on_while_a_day_goes() {
                 put(&store, step(&job, Input::Cancel, at(5 * DAY), 0).expect("an end")).await;
                 made.fetch_add(1, Ordering::Relaxed);
                 store.load(&[job.id, id(1, 0)]).await.expect("a load");
-                store.list(&everything()).await.expect("a page");
+                store
+                    .list(&ListQuery { descending: true, limit: 20, count: true, ..everything() })
+                    .await
+                    .expect("a page");
             }
         });
     }
@@ -319,25 +323,4 @@ async fn nodes_work_on_while_a_day_goes() {
     assert_eq!(jobs, 50);
     assert_eq!(store.tally(at(0)).await.expect("a tally").ended(), made.load(Ordering::Relaxed));
     store.close().await;
-}
-
-fn everything() -> ListQuery {
-    ListQuery {
-        owner: None,
-        channel: None,
-        statuses: Vec::new(),
-        func: None,
-        runner_id: None,
-        created_from: None,
-        created_to: None,
-        search: None,
-        broadcast: None,
-        parent_id: None,
-        order: OrderBy::Created,
-        descending: true,
-        offset: 0,
-        limit: 20,
-        before: None,
-        count: true,
-    }
 }

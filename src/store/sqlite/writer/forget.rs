@@ -14,10 +14,7 @@ use tokio::time::Instant;
 use super::{Desk, Overlay, Request, Writer, journal, tables};
 use crate::{
     model::JobId,
-    store::{
-        Outdated, StoreError,
-        sqlite::{row::Ended, tables::Removal},
-    },
+    store::{Outdated, StoreError, ends::Ends, sqlite::tables::Removal},
 };
 
 /// How long a commit may have to wait for removals, what it takes to commit them not counted.
@@ -64,7 +61,7 @@ fn slice(
     let started = Instant::now();
     let mut slice = Slice::default();
     let mut gone = Vec::new();
-    let mut ended = Ended::default();
+    let mut ended = Ends::default();
     for id in ids {
         if slice.jobs >= outdated.jobs_max || (slice.looked_at > 0 && started.elapsed() >= SLICE_FOR) {
             break;
@@ -92,7 +89,7 @@ fn slice(
 mod tests {
     use super::*;
     use crate::{
-        model::{Expiry, Input, JobSpec, Start, Step, Timestamp, create, step},
+        model::{Input, JobSpec, Step, Timestamp, create, step},
         store::sqlite::{connect, schema, writer::Mode, writer::take_in},
     };
 
@@ -101,23 +98,8 @@ mod tests {
     }
 
     fn story(number: u128) -> Vec<Step> {
-        let spec = JobSpec {
-            func: "send".into(),
-            payload: "{}".into(),
-            channel: "a".into(),
-            start: Start::Now,
-            expiry: Expiry::Default,
-            max_retries: 0,
-            backoff_base: 2.0,
-            backoff_max_seconds: 60,
-            broadcast: false,
-            max_exec_seconds: None,
-            idempotency_key: None,
-            priority: 0,
-            traceparent: String::new(),
-            fingerprint: [7; 16],
-        };
-        let created = create(JobId(uuid::Uuid::from_u128(number)), spec, "ann".into(), at(0)).expect("a job");
+        let created =
+            create(JobId(uuid::Uuid::from_u128(number)), JobSpec::sample(), "ann".into(), at(0)).expect("a job");
         let claimed = step(&created.job, Input::Claim { runner_id: "r".into() }, at(1), 0).expect("a claim");
         let completed = Input::Complete { attempt: 1, result: String::new(), metadata: None };
         let ended = step(&claimed.job, completed, at(2), 0).expect("an end");
