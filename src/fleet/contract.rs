@@ -14,7 +14,7 @@ use crate::{
         EventKind, JobEvent, JobId, Lease, Timestamp,
         runner::{Command, CommandKind, InterruptReason, Presence, Reply},
     },
-    redis_link::{LinkSettings, RedisLink},
+    redis_link::{LinkSettings, RedisLink, servers},
 };
 
 pub const SILENT_AFTER: Duration = Duration::from_secs(10);
@@ -249,9 +249,8 @@ pub async fn a_leader_that_is_not_heard_of_is_followed_by_another(a: &dyn Fleet,
     assert!(!a.lead(Duration::from_secs(30)).await);
 }
 
-/// One node's handle on the Redis that tests are given.
-async fn joined(node_id: &str, prefix: &str, drain: &Drain) -> RedisFleet {
-    let url = std::env::var("ERRAND_TEST_REDIS_URL").expect("a Redis: run scripts/with-servers cargo nextest run");
+/// One node's handle on a Redis.
+async fn joined(url: String, node_id: &str, prefix: &str, drain: &Drain) -> RedisFleet {
     let link = RedisLink::open(LinkSettings { url, prefix: prefix.into() }, drain).await.expect("a link");
     let settings = FleetSettings { database_id: "tests".into(), node_id: node_id.into(), silent_after: SILENT_AFTER };
     RedisFleet::join(link, settings).await
@@ -266,12 +265,23 @@ macro_rules! contract {
                 super::$case(&hub.join("a".into()), &hub.join("b".into())).await;
             })*
         }
-        mod redis {
+        on_redis!(redis, one_server, $($case),*);
+        on_redis!(cluster, cluster, $($case),*);
+        on_redis!(redis_over_tls, over_tls, $($case),*);
+        on_redis!(valkey, valkey, $($case),*);
+    };
+}
+
+macro_rules! on_redis {
+    ($module:ident, $server:ident, $($case:ident),*) => {
+        mod $module {
+            use super::{Dice, Drain, SystemDice, joined, servers::$server as url};
+
             $(#[tokio::test]
             async fn $case() {
-                let drain = super::Drain::new();
-                let prefix = format!("test-{:016x}", super::Dice::roll(&super::SystemDice::new()));
-                super::$case(&super::joined("a", &prefix, &drain).await, &super::joined("b", &prefix, &drain).await).await;
+                let drain = Drain::new();
+                let prefix = format!("test-{:016x}", SystemDice::new().roll());
+                super::$case(&joined(url(), "a", &prefix, &drain).await, &joined(url(), "b", &prefix, &drain).await).await;
                 drain.stop().await;
             })*
         }

@@ -11,6 +11,8 @@
 mod address;
 mod connection;
 mod script;
+#[cfg(test)]
+pub mod servers;
 mod subscription;
 
 use std::{

@@ -115,11 +115,22 @@ macro_rules! on_every_queue {
                 }
             )*
         }
-        mod in_redis {
+        on_redis!(in_redis, one_server, $($group::$case),*);
+        on_redis!(in_a_cluster, cluster, $($group::$case),*);
+        on_redis!(in_redis_over_tls, over_tls, $($group::$case),*);
+        on_redis!(in_valkey, valkey, $($group::$case),*);
+    };
+}
+
+macro_rules! on_redis {
+    ($module:ident, $server:ident, $($group:ident::$case:ident),*) => {
+        mod $module {
+            use crate::{queue::redis::tests::fresh, redis_link::servers};
+
             $(
                 #[tokio::test]
                 async fn $case() {
-                    super::$group::$case(&crate::queue::redis::tests::fresh().await).await;
+                    super::$group::$case(&fresh(&servers::$server()).await).await;
                 }
             )*
         }

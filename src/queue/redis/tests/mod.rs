@@ -1,5 +1,4 @@
-//! Against a real Redis: `ERRAND_TEST_REDIS_URL` names one that may be filled with rubbish; `scripts/with-servers` starts
-//! one. Tests that stop a Redis start their own.
+//! Against real servers of each kind, which `scripts/with-servers` starts. Tests that stop a Redis start their own.
 
 mod outages;
 mod server;
@@ -18,13 +17,8 @@ use crate::{
         Queue,
         contract::{Backstage, Bench, PATIENCE, WINDOW_MAX},
     },
-    redis_link::{LinkSettings, RedisLink, Script},
+    redis_link::{LinkSettings, RedisLink, Script, servers},
 };
-
-fn test_url() -> String {
-    std::env::var("ERRAND_TEST_REDIS_URL")
-        .expect("ERRAND_TEST_REDIS_URL should name a Redis: run this under scripts/with-servers")
-}
 
 /// No other test has this one.
 fn any_prefix() -> String {
@@ -71,8 +65,8 @@ fn bench(queue: &Arc<RedisQueue>) -> Bench {
 }
 
 /// A queue on its own, for the contract.
-pub async fn fresh() -> Bench {
-    bench(&node(&test_url(), &any_prefix(), "node").await)
+pub async fn fresh(url: &str) -> Bench {
+    bench(&node(url, &any_prefix(), "node").await)
 }
 
 struct InRedis(Arc<RedisQueue>);
@@ -101,7 +95,7 @@ impl Backstage for InRedis {
 
 #[tokio::test]
 async fn a_redis_serves_one_database() {
-    let (url, prefix) = (test_url(), any_prefix());
+    let (url, prefix) = (servers::one_server(), any_prefix());
     let first = node(&url, &prefix, "one").await;
     let other = RedisSettings { database_id: "database-2".into(), ..settings("two") };
     let refused = RedisQueue::open(link(&url, &prefix).await, other.clone(), &Drain::new()).await;

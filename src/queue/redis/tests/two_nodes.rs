@@ -1,10 +1,10 @@
-//! Nodes that share one Redis.
+//! Nodes that share one Redis, of whichever kind.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{any_prefix, bench, node, node_with, settings, test_url};
+use super::{any_prefix, bench, node, node_with, settings};
 use crate::{
     model::{JobId, Lease},
     queue::{
@@ -21,24 +21,22 @@ struct Pair {
     on_b: Bench,
 }
 
-async fn pair() -> Pair {
-    let (url, prefix) = (test_url(), any_prefix());
-    let (a, b) = (node(&url, &prefix, "a").await, node(&url, &prefix, "b").await);
+async fn pair(url: &str) -> Pair {
+    let prefix = any_prefix();
+    let (a, b) = (node(url, &prefix, "a").await, node(url, &prefix, "b").await);
     let (on_a, on_b) = (bench(&a), bench(&b));
     Pair { a, b, on_a, on_b }
 }
 
-#[tokio::test]
-async fn a_job_offered_on_one_node_is_taken_on_the_other() {
-    let pair = pair().await;
+async fn a_job_offered_on_one_node_is_taken_on_the_other(url: &str) {
+    let pair = pair(url).await;
     pair.on_a.offer(vec![offer(1, "mail", 0, 1), offer(2, "@runner-7", 0, 2)]).await;
     assert_eq!(pair.on_b.take(&["mail", "@runner-7"], 9, &waiter(1)).await, [1, 2]);
     assert!(pair.on_a.all_of("mail").await.is_empty());
 }
 
-#[tokio::test]
-async fn an_offer_wakes_who_waits_on_another_node() {
-    let pair = pair().await;
+async fn an_offer_wakes_who_waits_on_another_node(url: &str) {
+    let pair = pair(url).await;
     let (here, there) = (waiter(1), waiter(2));
     assert!(pair.on_b.take(&["a", "@r"], 1, &there).await.is_empty());
     pair.on_a.offer(vec![offer(1, "a", 0, 1)]).await;
@@ -50,9 +48,8 @@ async fn an_offer_wakes_who_waits_on_another_node() {
     assert!(is_woken(&there).await && still_waits(&here));
 }
 
-#[tokio::test]
-async fn nodes_whose_runners_wait_are_all_told_and_wait_on_in_vain() {
-    let pair = pair().await;
+async fn nodes_whose_runners_wait_are_all_told_and_wait_on_in_vain(url: &str) {
+    let pair = pair(url).await;
     let (here, there) = (waiter(1), waiter(2));
     for number in 1..=20 {
         assert!(pair.on_a.take(&["a"], 1, &here).await.is_empty());
@@ -66,14 +63,12 @@ async fn nodes_whose_runners_wait_are_all_told_and_wait_on_in_vain() {
 }
 
 /// Takers on two nodes against publishers on both; nobody is told of a job but by its waking.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_job_is_taken_once_and_no_waking_is_lost() {
+async fn each_job_is_taken_once_and_no_waking_is_lost(url: &str) {
     const JOBS: u128 = 2_000;
-    let url = test_url();
     let prefix = any_prefix();
     let mut nodes = Vec::new();
     for name in ["a", "b"] {
-        nodes.push(node_with(&url, &prefix, RedisSettings { window_max: 10_000, ..settings(name) }).await);
+        nodes.push(node_with(url, &prefix, RedisSettings { window_max: 10_000, ..settings(name) }).await);
     }
     let (found, mut finds) = tokio::sync::mpsc::channel(64);
     for (number, queue) in nodes.iter().cycle().take(6).enumerate() {
@@ -113,9 +108,8 @@ async fn each_job_is_taken_once_and_no_waking_is_lost() {
     }
 }
 
-#[tokio::test]
-async fn one_node_at_a_time_looks_into_the_store() {
-    let pair = pair().await;
+async fn one_node_at_a_time_looks_into_the_store(url: &str) {
+    let pair = pair(url).await;
     pair.on_a.offer((1..=6).map(|number| offer(number, "a", 0, 1)).collect()).await;
     assert_eq!(pair.on_a.take(&["a"], 2, &waiter(1)).await, [1, 2]);
     assert_eq!(pair.on_b.take(&["a"], 2, &waiter(2)).await, [3, 4]);
@@ -126,9 +120,8 @@ async fn one_node_at_a_time_looks_into_the_store() {
     assert!(pair.a.hungry().await.is_empty() && pair.b.hungry().await.is_empty());
 }
 
-#[tokio::test]
-async fn a_look_that_took_too_long_changes_nothing_of_a_later_one() {
-    let pair = pair().await;
+async fn a_look_that_took_too_long_changes_nothing_of_a_later_one(url: &str) {
+    let pair = pair(url).await;
     pair.on_a.suspect("a").await;
     assert_eq!(pair.a.hungry().await, [channel("a")]);
     // As if its time were over.
@@ -147,9 +140,8 @@ fn lease(number: u128) -> Lease {
 
 const TTL: Duration = Duration::from_secs(600);
 
-#[tokio::test]
-async fn leases_are_everybodys() {
-    let pair = pair().await;
+async fn leases_are_everybodys(url: &str) {
+    let pair = pair(url).await;
     let (s1, s2) = ("s1".into(), "s2".into());
     assert_eq!(pair.a.hold(&[lease(1), lease(2), lease(3)], &s1, TTL).await.map(|held| held.len()), Ok(3));
     assert_eq!(pair.b.hold(&[lease(1)], &s2, TTL).await, Ok(Vec::new()));
@@ -169,10 +161,9 @@ async fn leases_are_everybodys() {
     assert_eq!(pair.a.holders(&[lease(1), lease(3)]).await, Ok(vec![None, None]));
 }
 
-#[tokio::test]
-async fn a_lease_lapses_by_the_clock_of_redis_and_is_told_to_one_node() {
+async fn a_lease_lapses_by_the_clock_of_redis_and_is_told_to_one_node(url: &str) {
     const SHORT: Duration = Duration::from_millis(700);
-    let pair = pair().await;
+    let pair = pair(url).await;
     let began = Instant::now();
     pair.a.hold(&[lease(1)], &"s1".into(), SHORT).await.expect("redis is there");
     let (mut told, end) = (0, began + PATIENCE);
@@ -185,3 +176,36 @@ async fn a_lease_lapses_by_the_clock_of_redis_and_is_told_to_one_node() {
     }
     assert_eq!(told, 1);
 }
+
+macro_rules! on_every_redis {
+    ($($case:ident),* $(,)?) => {
+        on_redis!(one_server, $($case),*);
+        on_redis!(cluster, $($case),*);
+        on_redis!(over_tls, $($case),*);
+        on_redis!(valkey, $($case),*);
+    };
+}
+
+macro_rules! on_redis {
+    ($server:ident, $($case:ident),*) => {
+        mod $server {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case(&crate::redis_link::servers::$server()).await;
+                }
+            )*
+        }
+    };
+}
+
+on_every_redis!(
+    a_job_offered_on_one_node_is_taken_on_the_other,
+    an_offer_wakes_who_waits_on_another_node,
+    nodes_whose_runners_wait_are_all_told_and_wait_on_in_vain,
+    each_job_is_taken_once_and_no_waking_is_lost,
+    one_node_at_a_time_looks_into_the_store,
+    a_look_that_took_too_long_changes_nothing_of_a_later_one,
+    leases_are_everybodys,
+    a_lease_lapses_by_the_clock_of_redis_and_is_told_to_one_node,
+);
