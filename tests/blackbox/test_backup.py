@@ -54,11 +54,13 @@ class Shift:
         self.runner.leaving.set()
         self.publishers.stop()
         assert not self.publishers.failures
+        return self.publishers.acknowledged[-1]
 
 
-def all_is_there(crew, service, shift, wanted):
+def all_is_there(crew, service, shift, wanted, late):
     """What was acknowledged before the backup began is there, and whatever had not ended by then ends."""
     rest = service.rest()
+    assert rest.get(f"/api/jobs/job/{late}").code == 404, "this is the database as it was then, and nothing else"
     assert rest.status(shift.held) == "running"
     gone = [job_id for job_id in wanted if rest.get(f"/api/jobs/job/{job_id}").code != 200]
     assert not gone, f"{len(gone)} of {len(wanted)} acknowledged jobs are gone"
@@ -84,14 +86,14 @@ def test_sqlite_is_backed_up_while_it_works(crew, channel, tmp_path):
     run(back_up, here)
     shift.goes_on()
     token = service.token("operator", "manage_jobs")
-    shift.end()
+    late = shift.end()
     # Without a goodbye: what it leaves beside the database must not get mixed with the backup.
     service.kill()
     assert (service.data_dir / "errand.db-wal").stat().st_size > 0
     run(restore, here)
     service.start()
     assert service.rest().bearing(token).get("/api/jobs/list").code == 200, "tokens are good as before"
-    all_is_there(crew, service, shift, wanted)
+    all_is_there(crew, service, shift, wanted, late)
 
 
 @pytest.mark.topology("embedded")
@@ -103,7 +105,8 @@ def test_a_backup_of_sqlite_is_all_that_a_new_machine_needs(crew, channel, tmp_p
     here = service.data_dir.parent
     (here / "errand-data").symlink_to(service.data_dir)
     run(back_up, here)
-    shift.end()
+    shift.goes_on()
+    late = shift.end()
     service.kill()
     machine = tmp_path / "machine"
     (machine / "errand-data").mkdir(parents=True)
@@ -113,7 +116,7 @@ def test_a_backup_of_sqlite_is_all_that_a_new_machine_needs(crew, channel, tmp_p
     other = Service(machine, *QUICK)
     other.data_dir = machine / "errand-data"
     crew.services.append(other)
-    all_is_there(crew, other.start(), shift, wanted)
+    all_is_there(crew, other.start(), shift, wanted, late)
 
 
 @pytest.mark.topology("shared")
@@ -125,9 +128,9 @@ def test_postgres_is_backed_up_while_it_works(crew, backends, channel, tmp_path)
     wanted = shift.acknowledged()
     run(back_up, tmp_path, DATABASE_URL=database)
     shift.goes_on()
-    shift.end()
+    late = shift.end()
     service.kill()
     # Redis holds what it held; some of it is of jobs that the backup does not know.
     restored = backends.postgres.database()
     run(restore, tmp_path, DATABASE_URL=restored)
-    all_is_there(crew, crew.service("--database-url", restored, "--redis-url", redis, *QUICK), shift, wanted)
+    all_is_there(crew, crew.service("--database-url", restored, "--redis-url", redis, *QUICK), shift, wanted, late)

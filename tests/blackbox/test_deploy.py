@@ -76,6 +76,10 @@ def test_the_unit_starts_the_program_as_it_wants_to_be_started(switches):
     program, verb, *arguments = shlex.split(command)
     assert program.startswith("/") and verb == "serve"
     assert {argument[2:] for argument in arguments if argument.startswith("--")} <= switches
+    # It runs as a user of its own, who may not read what is root's.
+    assert service["DynamicUser"] == ["yes"]
+    name, _, source = service["LoadCredential"][0].partition(":")
+    assert arguments[arguments.index("--config") + 1] == f"%d/{name}" and source.startswith("/etc/errand/")
     # The one place that it may write to.
     assert arguments[arguments.index("--data-dir") + 1] == "/var/lib/" + service["StateDirectory"][0]
     assert service["ProtectSystem"] == ["strict"]
