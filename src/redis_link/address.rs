@@ -53,6 +53,24 @@ impl Address {
         }
         Ok(Address { nodes, is_cluster })
     }
+
+    /// With further nodes of the same cluster, which are spoken to in the same way.
+    pub fn with<'a>(&self, further: impl Iterator<Item = (&'a str, u16)>) -> Address {
+        let mut whole = self.clone();
+        let Some(model) = self.nodes.first() else { return whole };
+        for (host, port) in further {
+            let addr = match model.addr().clone() {
+                ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                    ConnectionAddr::TcpTls { host: host.to_owned(), port, insecure, tls_params }
+                }
+                _ => ConnectionAddr::Tcp(host.to_owned(), port),
+            };
+            if whole.nodes.iter().all(|node| *node.addr() != addr) {
+                whole.nodes.push(model.clone().set_addr(addr));
+            }
+        }
+        whole
+    }
 }
 
 /// Hosts and ports, for people.
@@ -98,6 +116,15 @@ mod tests {
             assert!(matches!(node.addr(), redis::ConnectionAddr::TcpTls { .. }));
         }
         assert!(!address.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn further_nodes_of_a_cluster_are_like_those_named() {
+        let address = Address::parse("rediss+cluster://ann:secret@a:1").expect("it is well-formed");
+        let whole = address.with([("a", 1), ("b", 2)].into_iter());
+        assert_eq!(whole.to_string(), "a:1, b:2");
+        assert!(matches!(whole.nodes[1].addr(), redis::ConnectionAddr::TcpTls { .. }));
+        assert_eq!(whole.nodes[1].redis_settings().password(), Some("secret"));
     }
 
     #[test]

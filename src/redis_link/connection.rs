@@ -9,7 +9,7 @@ use redis::{
     cluster_async::ClusterConnection,
 };
 
-use super::Address;
+use super::{Address, roll::Roll};
 
 /// How long one step of making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,6 +52,14 @@ impl Connection {
             Ok(Connection::Single(client.get_multiplexed_async_connection_with_config(&config).await?))
         };
         bounded(OPEN_TIMEOUT, opened).await
+    }
+
+    /// The masters of a cluster.
+    pub(super) async fn roll(&mut self) -> RedisResult<Roll> {
+        match self {
+            Connection::Single(_) => Ok(Roll::default()),
+            Connection::Cluster(cluster) => Roll::call(cluster).await,
+        }
     }
 
     /// A connection that hears messages. In a cluster any node will do, for each passes messages on to all.

@@ -10,6 +10,7 @@
 
 mod address;
 mod connection;
+mod roll;
 mod script;
 #[cfg(test)]
 pub mod servers;
@@ -26,7 +27,7 @@ use std::{
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, aio::ConnectionLike};
 use tokio::{
     sync::{Notify, watch},
-    time::Instant,
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 pub use address::{Address, InvalidAddress};
@@ -35,6 +36,7 @@ pub use subscription::Listener;
 
 use crate::drain::Drain;
 use connection::{ANSWER_TIMEOUT, Connection, bounded};
+use roll::Roll;
 use subscription::Subscription;
 
 /// Waits between attempts to reconnect: doubled from the first to the last.
@@ -42,6 +44,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_millis(500);
 /// A connection that breaks sooner is not made anew at once.
 const STEADY: Duration = Duration::from_secs(2);
+/// How often the masters of a cluster are asked who they are.
+const ROLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Mistakes that Redis finds in calls are told this often at most.
 const FAULT_QUIET: Duration = Duration::from_secs(10);
 /// How long the trace of a probe stays.
@@ -65,6 +69,11 @@ pub enum LinkError {
     Prefix,
     #[error("redis at {address} cannot be used: {why}; check redis_url, and that it is running")]
     Unreachable { address: String, why: String },
+    #[error(
+        "redis at {address} is not trusted: {why}; where an authority of your own has signed its certificate, name the \
+         authority's file in the environment variable SSL_CERT_FILE"
+    )]
+    Untrusted { address: String, why: String },
     #[error("redis at {address} is too old: version 7 or later is wanted, or Valkey")]
     Old { address: String },
     #[error("redis at {address} is one node of a cluster: say redis+cluster:// or rediss+cluster:// in redis_url")]
@@ -84,6 +93,8 @@ struct Inner {
     address: Address,
     prefix: String,
     state: watch::Sender<State>,
+    /// The masters of a cluster, as they were last.
+    roll: Mutex<Roll>,
     listeners: Mutex<Vec<(String, Arc<dyn Listener>)>>,
     listeners_changed: Notify,
     is_hearing: AtomicBool,
@@ -110,13 +121,14 @@ impl RedisLink {
         if !is_prefix(&settings.prefix) {
             return Err(LinkError::Prefix);
         }
-        let mut connection =
+        let (mut connection, roll) =
             connect(&address, &settings.prefix).await.map_err(|error| unreachable(&address, &error))?;
         check_server(&address, &mut connection).await?;
         let link = RedisLink(Arc::new(Inner {
             address,
             prefix: settings.prefix,
             state: watch::Sender::new(State::Well { connection, number: 1 }),
+            roll: Mutex::new(roll),
             listeners: Mutex::default(),
             listeners_changed: Notify::new(),
             is_hearing: AtomicBool::new(false),
@@ -146,7 +158,7 @@ impl RedisLink {
         self.0.is_hearing.load(Ordering::Acquire)
     }
 
-    /// Completes when Redis is back after having been lost; what it held then may be gone.
+    /// Completes when Redis, or a part of it, is back after having been lost; what it held then may be gone.
     pub fn returns(&self) -> Returns {
         let state = self.0.state.subscribe();
         let seen = state.borrow().number();
@@ -194,9 +206,39 @@ impl RedisLink {
             Unanswered
         })
     }
+
+    /// Finds out whether a master of the cluster is not the one that it was.
+    async fn call_roll(&self) {
+        // A loss is dealt with where it is found out.
+        let Ok(roll) = self.ask(async |connection: &mut Connection| connection.roll().await).await else { return };
+        if self.0.take_down(roll) {
+            tracing::warn!(
+                redis = %self.0.address,
+                "a master of the cluster is another one or has lost its memory; what it held is brought back from the store"
+            );
+            self.0.state.send_modify(|state| {
+                if let State::Well { number, .. } = state {
+                    *number += 1;
+                }
+            });
+        }
+    }
 }
 
 impl Inner {
+    /// Tells whether it differs from the last one.
+    fn take_down(&self, roll: Roll) -> bool {
+        let mut known = self.roll.lock().unwrap_or_else(PoisonError::into_inner);
+        let differs = *known != roll;
+        *known = roll;
+        differs
+    }
+
+    /// All nodes that are known: those named may be gone while the cluster lives on.
+    fn whole_address(&self) -> Address {
+        self.address.with(self.roll.lock().unwrap_or_else(PoisonError::into_inner).addresses())
+    }
+
     fn lose(&self, number: u64, why: &RedisError) {
         let lost = self.state.send_if_modified(|state| {
             let known = matches!(state, State::Well { number: current, .. } if *current == number);
@@ -245,9 +287,11 @@ impl Returns {
     }
 }
 
-/// Reconnects whenever Redis is lost, until told to stop.
+/// Reconnects whenever Redis is lost, and looks after the masters of a cluster, until told to stop.
 async fn keep(link: RedisLink, stopped: tokio_util::sync::CancellationToken) {
     let mut states = link.0.state.subscribe();
+    let mut rolls = interval(ROLL_INTERVAL);
+    rolls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retry = RETRY_FIRST;
     let mut back = Instant::now();
     loop {
@@ -255,18 +299,23 @@ async fn keep(link: RedisLink, stopped: tokio_util::sync::CancellationToken) {
         // Cancel-safe: nothing is held while waiting.
         let lost = tokio::select! {
             state = states.wait_for(is_lost) => match state {
-                Ok(state) => state.clone(),
+                Ok(state) => Some(state.clone()),
                 Err(_) => return,
             },
+            _ = rolls.tick(), if link.is_cluster() => None,
             () = stopped.cancelled() => return,
         };
-        let State::Lost { number, since } = lost else { continue };
+        let Some(State::Lost { number, since }) = lost else {
+            link.call_roll().await;
+            continue;
+        };
         if back.elapsed() >= STEADY {
             retry = RETRY_FIRST;
         }
-        match connect(&link.0.address, &link.0.prefix).await {
-            Ok(connection) => {
+        match connect(&link.0.whole_address(), &link.0.prefix).await {
+            Ok((connection, roll)) => {
                 back = Instant::now();
+                link.0.take_down(roll);
                 link.0.state.send_replace(State::Well { connection, number: number + 1 });
                 let after = since.elapsed();
                 tracing::info!(redis = %link.0.address, ?after, "redis is back");
@@ -281,18 +330,19 @@ async fn keep(link: RedisLink, stopped: tokio_util::sync::CancellationToken) {
     }
 }
 
-/// A connection over which every part answers and takes writes.
-async fn connect(address: &Address, prefix: &str) -> Result<Connection, RedisError> {
+/// A connection over which every part answers and takes writes, and the masters of a cluster.
+async fn connect(address: &Address, prefix: &str) -> Result<(Connection, Roll), RedisError> {
     let mut connection = Connection::open(address).await?;
     let probe = async {
         // In a cluster this asks every master.
         redis::cmd("PING").query_async::<()>(&mut connection).await?;
         let mut write = redis::cmd("SET");
         write.arg(format!("{prefix}:probe")).arg(1).arg("PX").arg(PROBE_TTL_MS);
-        write.query_async::<()>(&mut connection).await
+        write.query_async::<()>(&mut connection).await?;
+        connection.roll().await
     };
-    bounded(ANSWER_TIMEOUT, probe).await?;
-    Ok(connection)
+    let roll = bounded(ANSWER_TIMEOUT, probe).await?;
+    Ok((connection, roll))
 }
 
 /// Finds out what would otherwise show as riddles later.
@@ -316,7 +366,15 @@ async fn check_server(address: &Address, connection: &mut impl ConnectionLike) -
 }
 
 fn unreachable(address: &Address, error: &RedisError) -> LinkError {
-    LinkError::Unreachable { address: address.to_string(), why: error.to_string() }
+    let (address, why) = (address.to_string(), error.to_string());
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::Moved) => LinkError::OneOfACluster { address },
+        // In a cluster the cause is there as words only.
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound if why.contains("invalid peer certificate") => {
+            LinkError::Untrusted { address, why }
+        }
+        _ => LinkError::Unreachable { address, why },
+    }
 }
 
 fn is_prefix(prefix: &str) -> bool {

@@ -77,7 +77,7 @@ impl Subscription {
         if inner.listeners.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
             inner.listeners_changed.notified().await;
         }
-        let (mut sink, mut messages) = Connection::open_pubsub(&inner.address).await?.split();
+        let (mut sink, mut messages) = Connection::open_pubsub(&inner.whole_address()).await?.split();
         let mut heard = 0;
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -112,7 +112,9 @@ impl From<postgres::OpenError> for StartError {
 impl From<LinkError> for StartError {
     fn from(error: LinkError) -> StartError {
         match error {
-            LinkError::Unreachable { .. } | LinkError::Old { .. } => StartError::Unavailable(error.to_string()),
+            LinkError::Unreachable { .. } | LinkError::Untrusted { .. } | LinkError::Old { .. } => {
+                StartError::Unavailable(error.to_string())
+            }
             LinkError::Address(_) | LinkError::Prefix | LinkError::OneOfACluster { .. } => {
                 StartError::Usage(error.to_string())
             }

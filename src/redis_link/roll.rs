@@ -1,0 +1,59 @@
+//! The masters of a cluster.
+//!
+//! One that comes back empty, or whose place a replica has taken, may have lost hints, while the others have forgotten
+//! nothing. Each process of Redis has an id of its own, and so a change shows.
+
+use std::collections::BTreeMap;
+
+use redis::{
+    RedisResult, Value,
+    cluster_async::ClusterConnection,
+    cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo},
+};
+
+/// The process behind each address.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Roll(BTreeMap<(String, u16), String>);
+
+impl Roll {
+    pub(super) async fn call(cluster: &mut ClusterConnection) -> RedisResult<Roll> {
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let answers = cluster.route_command(info, masters).await?;
+        let Value::Map(answers) = answers else { return Ok(Roll::default()) };
+        Ok(Roll(answers.iter().filter_map(entry_of).collect()))
+    }
+
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.0.keys().map(|(host, port)| (host.as_str(), *port))
+    }
+}
+
+/// Who may not ask for the id is known by its address only.
+fn entry_of((address, info): &(Value, Value)) -> Option<((String, u16), String)> {
+    let address: String = redis::from_redis_value_ref(address).ok()?;
+    let (host, port) = address.rsplit_once(':')?;
+    let info: String = redis::from_redis_value_ref(info).unwrap_or_default();
+    let id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
+    Some(((host.to_owned(), port.parse().ok()?), id.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+
+    use super::entry_of;
+
+    fn answer(address: &str, info: &str) -> (Value, Value) {
+        (Value::BulkString(address.into()), Value::BulkString(info.into()))
+    }
+
+    #[test]
+    fn a_master_is_known_by_its_address_and_its_process() {
+        let entry = entry_of(&answer("::1:7000", "# Server\r\nredis_version:7\r\nrun_id:abc\r\n"));
+        assert_eq!(entry, Some((("::1".to_owned(), 7000), "abc".to_owned())));
+        assert_eq!(entry_of(&answer("a:1", "")), Some((("a".to_owned(), 1), String::new())));
+        assert_eq!(entry_of(&answer("nowhere", "")), None);
+    }
+}
