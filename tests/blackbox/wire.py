@@ -1,9 +1,13 @@
 """The gRPC stubs, generated from proto/ as any client in Python would, and a channel that bears a token."""
 
 import collections
+import os
 import pathlib
 import sys
 import tempfile
+
+# Before gRPC is loaded: what it would do in a child between fork and exec can kill it, and a server never starts.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 import grpc
 import grpc_tools
