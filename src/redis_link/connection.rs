@@ -9,7 +9,10 @@ use redis::{
     cluster_async::ClusterConnection,
 };
 
-use super::{Address, roll::Roll};
+use super::{
+    Address,
+    roll::{self, Roll},
+};
 
 /// How long one step of making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,6 +55,14 @@ impl Connection {
             Ok(Connection::Single(client.get_multiplexed_async_connection_with_config(&config).await?))
         };
         bounded(OPEN_TIMEOUT, opened).await
+    }
+
+    /// Whether every part of a cluster serves.
+    pub(super) async fn check_state(&mut self) -> RedisResult<()> {
+        match self {
+            Connection::Single(_) => Ok(()),
+            Connection::Cluster(cluster) => roll::check_state(cluster).await,
+        }
     }
 
     /// The masters of a cluster.

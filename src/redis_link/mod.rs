@@ -339,6 +339,7 @@ async fn connect(address: &Address, prefix: &str) -> Result<(Connection, Roll), 
         let mut write = redis::cmd("SET");
         write.arg(format!("{prefix}:probe")).arg(1).arg("PX").arg(PROBE_TTL_MS);
         write.query_async::<()>(&mut connection).await?;
+        connection.check_state().await?;
         connection.roll().await
     };
     let roll = bounded(ANSWER_TIMEOUT, probe).await?;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use redis::{
-    RedisResult, Value,
+    ErrorKind, RedisResult, ServerErrorKind, Value,
     cluster_async::ClusterConnection,
     cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo},
 };
@@ -17,17 +17,38 @@ pub(super) struct Roll(BTreeMap<(String, u16), String>);
 
 impl Roll {
     pub(super) async fn call(cluster: &mut ClusterConnection) -> RedisResult<Roll> {
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-        let answers = cluster.route_command(info, masters).await?;
-        let Value::Map(answers) = answers else { return Ok(Roll::default()) };
+        let answers = every_master(cluster, &["INFO", "server"]).await?;
         Ok(Roll(answers.iter().filter_map(entry_of).collect()))
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, u16)> {
         self.0.keys().map(|(host, port)| (host.as_str(), *port))
     }
+}
+
+/// An error where a master says that the cluster is down. It answers pings all the same, and others may not know yet.
+pub(super) async fn check_state(cluster: &mut ClusterConnection) -> RedisResult<()> {
+    let answers = every_master(cluster, &["CLUSTER", "INFO"]).await?;
+    if answers.iter().all(|(_, info)| is_up(info)) {
+        return Ok(());
+    }
+    Err((ErrorKind::Server(ServerErrorKind::ClusterDown), "a master says that the cluster is down").into())
+}
+
+async fn every_master(cluster: &mut ClusterConnection, words: &[&str]) -> RedisResult<Vec<(Value, Value)>> {
+    let mut cmd = redis::Cmd::new();
+    cmd.arg(words);
+    let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+    match cluster.route_command(cmd, masters).await? {
+        Value::Map(answers) => Ok(answers),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Who may not ask has an operator who knows.
+fn is_up(info: &Value) -> bool {
+    let info: String = redis::from_redis_value_ref(info).unwrap_or_default();
+    !info.contains("cluster_state:fail")
 }
 
 /// Who may not ask for the id is known by its address only.
