@@ -30,6 +30,7 @@ const STEP_JOBS: u32 = 1_000;
 /// How many times as long as a step the pause after it is: a walk works for a quarter of its time.
 const PAUSE_STEPS: u32 = 3;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Reached by steps of a third of a second, which only a store in distress takes: starts come before removals then.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Who keeps jobs for two days or longer keeps some for a day longer where they then go by the day: the day itself, an hour
 /// for slow clocks, and another in which it must succeed.
