@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Shared, agenda, offer_of};
 use crate::{
     model::{Timestamp, job::Ready},
-    queue::Offer,
+    queue::{Look, Offer},
     store::StoreError,
 };
 
@@ -64,11 +64,11 @@ impl Feeder {
             self.seen_until = now;
             self.swept = Some(tokio::time::Instant::now());
         }
-        for channel in self.shared.queue.hungry().await {
+        for look in self.shared.queue.hungry().await {
             // The time of now: what was offered before the look began was ready by then.
-            let refilled = self.refill(&channel, self.shared.now()).await;
+            let refilled = self.refill(&look, self.shared.now()).await;
             if refilled.is_err() {
-                self.shared.queue.suspect(std::slice::from_ref(&channel)).await;
+                self.shared.queue.suspect(std::slice::from_ref(&look.channel)).await;
             }
             refilled?;
         }
@@ -85,11 +85,11 @@ impl Feeder {
         Ok(())
     }
 
-    async fn refill(&self, channel: &Arc<str>, now: Timestamp) -> Result<(), StoreError> {
-        let ready = self.shared.store.ready(channel, now, None, READ_MAX).await?;
+    async fn refill(&self, look: &Look, now: Timestamp) -> Result<(), StoreError> {
+        let ready = self.shared.store.ready(&look.channel, now, look.after.as_ref(), READ_MAX).await?;
         let complete = ready.len() < READ_MAX as usize;
         let offers = ready.into_iter().map(bare).collect();
-        self.shared.queue.refill(channel, offers, complete).await;
+        self.shared.queue.refill(&look.channel, offers, complete).await;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Lapsed, Offer, Queue, Unreachable, Waiter};
+use super::{Lapsed, Look, Offer, Queue, Unreachable, Waiter};
 use crate::model::{Lease, job::Ready};
 use leases::{Held, Leases};
 use windows::Windows;
@@ -91,7 +91,7 @@ impl Queue for MemoryQueue {
         false
     }
 
-    async fn hungry(&self) -> Vec<Arc<str>> {
+    async fn hungry(&self) -> Vec<Look> {
         self.windows().ask()
     }
 

@@ -41,6 +41,14 @@ pub struct Lapsed {
     pub accepted: bool,
 }
 
+/// A look into the store for ready jobs of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    pub channel: Arc<str>,
+    /// The jobs in front of this one, and itself, are known. `None`: the look begins at the front of the line.
+    pub after: Option<Ready>,
+}
+
 /// Nobody could be asked. What a caller does then must be safe whatever the answer would have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the queue cannot be reached")]
@@ -75,11 +83,11 @@ pub trait Queue: Send + Sync {
     /// that has jobs should be suspected then.
     fn has_forgotten(&self) -> bool;
 
-    /// Channels whose window ran low while the store may hold more. Each must be answered by [`Queue::refill`], and
-    /// until then nobody else is told of it. What is offered meanwhile lines up behind the refill.
-    async fn hungry(&self) -> Vec<Arc<str>>;
+    /// Looks for channels whose window ran low while the store may hold more. Each must be answered by
+    /// [`Queue::refill`], and until then nobody else is told of it. What is offered meanwhile lines up behind the refill.
+    async fn hungry(&self) -> Vec<Look>;
 
-    /// The front of the store's line. `complete`: it holds every ready job there is.
+    /// What a look has found, in order. `complete`: there are no more ready jobs behind these.
     async fn refill(&self, channel: &Arc<str>, offers: Vec<Offer>, complete: bool);
 
     /// Gives leases that nobody holds to a holder for `ttl`, not accepted yet. Answers which ones; who was given none

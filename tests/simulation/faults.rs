@@ -14,7 +14,7 @@ use errand::{
         job::Ready,
         log::{JobLog, LogKind},
     },
-    queue::{Lapsed, Offer, Queue, Unreachable, Waiter, memory::MemoryQueue},
+    queue::{Lapsed, Look, Offer, Queue, Unreachable, Waiter, memory::MemoryQueue},
     store::{
         Agenda, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Store, StoreError, Tally, memory::MemoryStore,
     },
@@ -196,7 +196,7 @@ impl Queue for FaultyQueue {
     fn has_forgotten(&self) -> bool {
         self.inner.has_forgotten()
     }
-    async fn hungry(&self) -> Vec<Arc<str>> {
+    async fn hungry(&self) -> Vec<Look> {
         self.inner.hungry().await
     }
     async fn refill(&self, channel: &Arc<str>, offers: Vec<Offer>, complete: bool) {

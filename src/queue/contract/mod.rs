@@ -43,6 +43,19 @@ impl Bench {
         self.backstage.settle().await;
     }
 
+    /// The channels that are to be looked through.
+    pub async fn hungry(&self) -> Vec<Arc<str>> {
+        self.queue.hungry().await.into_iter().map(|look| look.channel).collect()
+    }
+
+    /// Begins the one look that is due, through this channel: tells the job behind which it begins.
+    pub async fn look(&self, name: &str) -> Option<u128> {
+        let looks = self.queue.hungry().await;
+        assert_eq!(looks.len(), 1, "{looks:?}");
+        assert_eq!(looks[0].channel, channel(name));
+        looks[0].after.as_ref().map(|ready| ready.id.0.as_u128())
+    }
+
     /// The numbers of the jobs taken, in order.
     pub async fn take(&self, names: &[&str], max: usize, waiter: &Waiter) -> Vec<u128> {
         let channels: Vec<Arc<str>> = names.iter().map(|name| channel(name)).collect();
@@ -149,6 +162,11 @@ on_every_queue!(
     windows::what_is_offered_during_a_look_lines_up_behind_it,
     windows::what_finds_no_room_during_a_look_keeps_the_channel_hungry,
     windows::a_refill_that_is_not_complete_keeps_the_channel_hungry,
+    windows::a_look_goes_on_behind_what_was_lined_up,
+    windows::what_is_offered_in_front_of_where_a_look_begins_is_lined_up,
+    windows::what_is_offered_during_a_look_that_reads_past_it_is_lined_up,
+    windows::what_no_longer_fits_is_where_the_next_look_begins,
+    windows::a_suspicion_has_the_whole_line_looked_through,
     windows::a_job_that_waits_is_a_line,
     waiters::an_offer_wakes_one_who_waits_for_its_channel,
     waiters::one_who_leaves_passes_its_turn_on,

@@ -42,7 +42,7 @@ pub async fn a_refill_wakes_one_for_each_job(bench: &Bench) {
         bench.take(&["a"], 1, waiter).await;
     }
     bench.suspect("a").await;
-    assert_eq!(bench.queue.hungry().await, [channel("a")]);
+    assert_eq!(bench.hungry().await, [channel("a")]);
     bench.queue.refill(&channel("a"), vec![offer(1, "a", 0, 1), offer(2, "a", 0, 1)], true).await;
     assert!(is_woken(&first).await && is_woken(&second).await && still_waits(&third));
 }

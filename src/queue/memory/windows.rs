@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    model::{JobId, Timestamp},
-    queue::{Offer, Waiter},
+    model::{JobId, Timestamp, job::Ready},
+    queue::{Look, Offer, Waiter},
 };
 
 /// Where a job stands in its channel's line: higher priority, then earlier time, then older id.
@@ -48,7 +48,7 @@ impl Windows {
         self.forget(offer.ready.id);
         let window_max = self.window_max;
         let window = self.window(&channel);
-        let is_behind = window.entries.last_key_value().is_none_or(|(last, _)| place > *last);
+        let is_behind = Some(place) > window.last().max(window.seen);
         match window.more {
             More::Asked if is_behind && window.late.len() < window_max => self.insert_late(offer),
             More::Asked | More::Unseen if is_behind => window.more = More::Unseen,
@@ -88,6 +88,8 @@ impl Windows {
         while window.entries.len() > self.window_max
             && let Some((_, last)) = window.entries.pop_last()
         {
+            let end = window.last();
+            window.seen = if window.more == More::None { end } else { window.seen.min(end) };
             window.more = More::Unseen;
             self.places.remove(&last.ready.id);
         }
@@ -103,14 +105,15 @@ impl Windows {
     }
 
     /// The hungry channels, for each of which a look into the store is under way from here on.
-    pub(super) fn ask(&mut self) -> Vec<Arc<str>> {
+    pub(super) fn ask(&mut self) -> Vec<Look> {
         let low = self.window_max / 2;
-        let mut hungry = Vec::new();
+        let mut looks = Vec::new();
         let mut unheard = Vec::new();
         for (name, window) in &mut self.channels {
             if window.more == More::Unseen && window.entries.len() <= low {
                 window.more = More::Asked;
-                hungry.push(name.clone());
+                let ready = |(Reverse(priority), ready_at, id)| Ready { id, channel: name.clone(), priority, ready_at };
+                looks.push(Look { channel: name.clone(), after: window.seen.map(ready) });
                 // What was offered before the look begins is in the store by then.
                 unheard.extend(std::mem::take(&mut window.late).into_values());
             }
@@ -118,32 +121,37 @@ impl Windows {
         for offer in unheard {
             self.places.remove(&offer.ready.id);
         }
-        hungry
+        looks
     }
 
     pub(super) fn refill(&mut self, channel: &Arc<str>, offers: Vec<Offer>, complete: bool) {
+        let read_until = offers.last().map(place);
         for offer in offers {
             // What is lined up already may have its whole job at hand.
             if !self.is_lined_up(&offer) || self.window(channel).late.contains_key(&place(&offer)) {
                 self.insert(offer);
             }
         }
-        self.cut(channel);
         let window = self.window(channel);
         let late = std::mem::take(&mut window.late);
         // Otherwise an offer found no room while the store was being read, and what was read may be without it.
-        if complete && window.more == More::Asked {
-            window.more = More::None;
-            for offer in late.into_values() {
-                self.insert(offer);
-            }
-            self.cut(channel);
+        let is_sound = window.more == More::Asked;
+        if is_sound {
+            window.more = if complete { More::None } else { More::Unseen };
+            window.seen = if complete { None } else { read_until.max(window.seen) };
         } else {
             window.more = More::Unseen;
-            for offer in late.into_values() {
+        }
+        let seen = window.seen;
+        for (place, offer) in late {
+            // The next look begins behind what was read; an offer in front of that may be younger than the look.
+            if is_sound && (complete || Some(place) <= seen) {
+                self.insert(offer);
+            } else {
                 self.places.remove(&offer.ready.id);
             }
         }
+        self.cut(channel);
         self.window(channel).wake_for_all();
     }
 
@@ -186,7 +194,8 @@ impl Windows {
 
     pub(super) fn suspect(&mut self, channels: &[Arc<str>]) {
         for channel in channels {
-            self.window(channel).more = More::Unseen;
+            let window = self.window(channel);
+            (window.more, window.seen) = (More::Unseen, None);
         }
     }
 
@@ -205,7 +214,7 @@ impl Windows {
 enum More {
     #[default]
     None,
-    /// Yes, and since the last look.
+    /// Yes, behind what was seen.
     Unseen,
     /// A look is under way.
     Asked,
@@ -217,11 +226,18 @@ struct Window {
     /// What was offered during a look and sorts behind the window: it is lined up when the look is over.
     late: BTreeMap<Place, Offer>,
     more: More,
+    /// While there may be more: all up to here was lined up, or is offered, and the next look begins behind it. `None`: the
+    /// next look begins at the front.
+    seen: Option<Place>,
     waiters: VecDeque<Waiter>,
     waiting: HashSet<u64>,
 }
 
 impl Window {
+    fn last(&self) -> Option<Place> {
+        self.entries.last_key_value().map(|(last, _)| *last)
+    }
+
     fn is_idle(&self) -> bool {
         self.entries.is_empty() && self.more == More::None && self.waiters.is_empty()
     }

@@ -5,7 +5,7 @@
 //! | `P:{CHANNEL}:window` | sorted set, all scores 0 | places of the jobs that can be taken: they sort as the line does |
 //! | `P:{CHANNEL}:jobs` | hash by id | the head of the place of each job in `window` or `late`, and what is kept of it |
 //! | `P:{CHANNEL}:late` | sorted set | places of jobs offered during a look into the store |
-//! | `P:{CHANNEL}:more` | string | absent: the store holds no more; `u`: it may; `aMS LOOK`: that look is under way until MS |
+//! | `P:{CHANNEL}:more` | string | absent: the store holds no more; `uPLACE`: it may, behind that place, or anywhere where there is none; `aMS LOOK PLACE`: that look is under way until MS, from behind that place |
 //! | `P:{CHANNEL}:quiet` | string, 10 s | an offer was announced since anybody last found too little |
 //! | `P:{leases}:deadlines` | sorted set by ms of Redis's clock | leases |
 //! | `P:{leases}:holders` | hash by lease | `h` or, once accepted, `a`, and the holder |

@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Lapsed, Offer, Queue, Unreachable, Waiter};
+use super::{Lapsed, Look, Offer, Queue, Unreachable, Waiter};
 use crate::{
     drain::Drain,
     model::{Lease, job::Ready},
@@ -156,7 +156,7 @@ impl Queue for RedisQueue {
         self.hunger.has_forgotten()
     }
 
-    async fn hungry(&self) -> Vec<Arc<str>> {
+    async fn hungry(&self) -> Vec<Look> {
         self.windows.hungry().await
     }
 

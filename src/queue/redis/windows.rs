@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     model::JobId,
-    queue::{Offer, Waiter},
+    queue::{Look, Offer, Waiter},
     redis_link::{Call, Listener, Script},
 };
 
@@ -230,29 +230,29 @@ impl Windows {
         self.waiting().wake_all();
     }
 
-    /// The hungry channels that this node may look into the store for.
-    pub(super) async fn hungry(&self) -> Vec<Arc<str>> {
-        let asked =
-            stream::iter(self.hunger.due()).map(|channel| async move { self.ask(&channel).await.then_some(channel) });
+    /// The looks into the store that this node is given the right to.
+    pub(super) async fn hungry(&self) -> Vec<Look> {
+        let asked = stream::iter(self.hunger.due()).map(|channel| self.ask(channel));
         asked.buffer_unordered(CALLS_MAX).filter_map(std::future::ready).collect().await
     }
 
-    async fn ask(&self, channel: &Arc<str>) -> bool {
+    async fn ask(&self, channel: Arc<str>) -> Option<Look> {
         let look = format!("{}.{}", self.settings.node_id, self.look_number.fetch_add(1, Ordering::Relaxed));
-        let keys = self.keys.channel(channel);
+        let keys = self.keys.channel(&channel);
         let call = self.scripts.ask.call(&[keys.window, keys.jobs, keys.more, keys.late]);
         let call = call.arg(self.low()).arg(&look).arg(LOOK_MAX.as_millis() as u64);
         // What is not asked for while Redis is lost is when it returns.
-        match self.access.run::<i64>(&call).await {
-            Ok(-1) => {
+        match self.access.run::<Vec<Value>>(&call).await.unwrap_or_default().as_slice() {
+            [Value::Int(-1), Value::BulkString(seen)] => {
                 self.looks().insert(channel.clone(), look);
-                true
+                let after = ready_of(seen, &channel);
+                Some(Look { channel, after })
             }
-            Ok(wait) if wait > 0 => {
-                self.hunger.put_off(channel, Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
-                false
+            [Value::Int(wait)] if *wait > 0 => {
+                self.hunger.put_off(&channel, Duration::from_millis(u64::try_from(*wait).unwrap_or(0)));
+                None
             }
-            Ok(_) | Err(_) => false,
+            _ => None,
         }
     }
 

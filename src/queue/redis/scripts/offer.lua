@@ -8,6 +8,9 @@
 local window, jobs, more, quiet, late = unpack(KEYS)
 local window_max, low = tonumber(ARGV[1]), tonumber(ARGV[2])
 local state = redis.call('GET', more)
+local is_asked = state and string.sub(state, 1, 1) == 'a'
+-- The place behind which the next look begins; empty: at the front.
+local seen = state and (is_asked and string.match(state, '^a%d+ %S+ (.*)$') or string.sub(state, 2))
 
 local ids = {}
 for i = 5, #ARGV, 2 do
@@ -44,7 +47,6 @@ local function leave_to_a_refill(places)
     places[i] = string.sub(places[i], 13)
   end
   redis.call('HDEL', jobs, unpack(places))
-  state = 'u'
 end
 
 local lined_up = #added / 2
@@ -52,12 +54,15 @@ local last = state and redis.call('ZRANGE', window, -1, -1)[1]
 redis.call('HSET', jobs, unpack(kept))
 redis.call('ZADD', window, unpack(added))
 if state then
-  -- The store may hold jobs that come before whatever sorts behind the window.
+  -- The store may hold jobs that come before whatever sorts behind the window, and behind what was seen.
   local behind = redis.call('ZRANGE', window, last and '(' .. last or '-', '+', 'BYLEX')
+  if seen ~= '' then
+    local unseen = redis.call('ZRANGE', window, '(' .. seen, '+', 'BYLEX')
+    behind = #unseen < #behind and unseen or behind
+  end
   lined_up = lined_up - #behind
   if #behind > 0 then
     redis.call('ZREM', window, unpack(behind))
-    local is_asked = string.sub(state, 1, 1) == 'a'
     if is_asked and redis.call('ZCARD', late) + #behind <= window_max then
       local waiting = {}
       for i = 1, #behind do
@@ -67,6 +72,7 @@ if state then
       redis.call('EXPIRE', late, 86400)
     else
       leave_to_a_refill(behind)
+      state = 'u' .. seen
     end
   end
 end
@@ -80,10 +86,17 @@ if size > window_max then
     beyond[#beyond + 1] = popped[i]
   end
   leave_to_a_refill(beyond)
+  local end_of_window = redis.call('ZRANGE', window, -1, -1)[1]
+  -- What was seen, where that is in front of the window's end.
+  if not state or redis.call('ZLEXCOUNT', window, seen == '' and '-' or '(' .. seen, '+') == 0 then
+    seen = end_of_window
+  end
+  state = 'u' .. seen
   lined_up = lined_up - #beyond
 end
-if state == 'u' then
-  redis.call('SET', more, 'u', 'EX', 86400)
+local is_unseen = state and string.sub(state, 1, 1) == 'u'
+if is_unseen then
+  redis.call('SET', more, state, 'EX', 86400)
 end
 redis.call('EXPIRE', window, 86400)
 redis.call('EXPIRE', jobs, 86400)
@@ -91,4 +104,4 @@ if lined_up > 0 and redis.call('EXISTS', quiet) == 0 then
   redis.call('PUBLISH', ARGV[3], lined_up .. ARGV[4])
   redis.call('SET', quiet, 1, 'EX', 10)
 end
-return state == 'u' and size <= low and 1 or 0
+return is_unseen and size <= low and 1 or 0

@@ -1,4 +1,4 @@
--- Lines up the front of the store's line in one channel.
+-- Lines up what a look into the store has found in one channel.
 --
 -- KEYS: window, jobs, more, quiet, late.
 -- ARGV: the window's size, how few jobs are low, the channel for messages, the end of the message, whose look it was, and
@@ -55,10 +55,11 @@ local function forget(places)
   redis.call('HDEL', jobs, unpack(places))
 end
 
-local function cut()
+-- Leaves what is beyond the window's size to another look. Answers the state after it.
+local function cut(state)
   local beyond = redis.call('ZCARD', window) - window_max
   if beyond <= 0 then
-    return false
+    return state
   end
   while beyond > 0 do
     local popped, places = redis.call('ZPOPMAX', window, math.min(beyond, 2000)), {}
@@ -68,28 +69,39 @@ local function cut()
     forget(places)
     beyond = beyond - #places
   end
-  return true
+  local seen = state and (string.match(state, '^a%d+ %S+ (.*)$') or string.sub(state, 2))
+  -- What was seen, where that is in front of the window's end.
+  if not state or redis.call('ZLEXCOUNT', window, seen == '' and '-' or '(' .. seen, '+') == 0 then
+    seen = redis.call('ZRANGE', window, -1, -1)[1]
+  end
+  return 'u' .. seen
 end
 
 local state = redis.call('GET', more)
-if cut() then
-  state = 'u'
-end
-if verdict ~= 'part' then
-  local is_ours = state and string.match(state, '^a%d+ (.*)$') == look
-  if is_ours and verdict == 'complete' then
-    state = false
-    redis.call('ZUNIONSTORE', window, 2, window, late)
-    redis.call('DEL', late)
-    if cut() then
-      state = 'u'
+local is_ours = verdict ~= 'part' and state and string.match(state, '^a%d+ (%S+) ') == look
+if is_ours and verdict == 'complete' then
+  state = false
+  redis.call('ZUNIONSTORE', window, 2, window, late)
+  redis.call('DEL', late)
+elseif is_ours then
+  -- The next look begins behind what was read; a late job in front of that may be younger than the look.
+  local read_until = #ARGV > 6 and ARGV[#ARGV] or string.match(state, '^a%d+ %S+ (.*)$')
+  local within = read_until == '' and {} or redis.call('ZRANGE', late, '-', '[' .. read_until, 'BYLEX', 'LIMIT', 0, 2000)
+  while #within > 0 do
+    redis.call('ZREM', late, unpack(within))
+    local added = {}
+    for i = 1, #within do
+      added[2 * i - 1], added[2 * i] = 0, within[i]
     end
-  elseif is_ours then
-    state = 'u'
+    redis.call('ZADD', window, unpack(added))
+    within = redis.call('ZRANGE', late, '-', '[' .. read_until, 'BYLEX', 'LIMIT', 0, 2000)
   end
+  state = 'u' .. read_until
 end
-if state == 'u' then
-  redis.call('SET', more, 'u', 'EX', 86400)
+state = cut(state)
+local is_unseen = state and string.sub(state, 1, 1) == 'u'
+if is_unseen then
+  redis.call('SET', more, state, 'EX', 86400)
 elseif not state then
   redis.call('DEL', more)
 end
@@ -103,4 +115,4 @@ if size > 0 then
     redis.call('SET', quiet, 1, 'EX', 10)
   end
 end
-return state == 'u' and size <= low and 1 or 0
+return is_unseen and size <= low and 1 or 0

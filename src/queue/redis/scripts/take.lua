@@ -60,7 +60,7 @@ local function hunger(c)
   if not state or sizes[c] - counts[c] > low then
     return 0
   end
-  if state == 'u' then
+  if string.sub(state, 1, 1) == 'u' then
     return 1
   end
   if not now then
