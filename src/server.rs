@@ -71,6 +71,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         () = signals.next() => Ok(()),
         name = drain.failed() => Err(StartError::Internal(format!("the {name} loop died; see the log"))),
         why = servers.failed() => Err(StartError::Internal(why)),
+        why = foundation.ousted() => Err(why),
     };
     tokio::spawn(async move {
         signals.next().await;

@@ -16,21 +16,24 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Leases reaped at once.
 const REAP_MAX: usize = 1_000;
-/// How often the store is searched for running jobs that nobody holds a lease of.
-const ORPHAN_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the store is searched for running jobs that nobody holds a lease of: so many times in a lease's time, and no
+/// sooner than this, for an idle node searches, too.
+const ORPHAN_INTERVAL_MIN: Duration = Duration::from_secs(2);
+const ORPHAN_TIMES_A_LEASE: u32 = 4;
 /// Running jobs read at once in that search.
 const ORPHAN_PAGE: u32 = 1_000;
 
 pub async fn run(shared: Arc<Shared>) {
     let stopped = shared.stopped();
     let mut orphans = Orphans { shared: shared.clone(), since: HashMap::new() };
+    let interval = ORPHAN_INTERVAL_MIN.max(shared.settings.timings.lease_ttl / ORPHAN_TIMES_A_LEASE);
     let mut searched: Option<Instant> = None;
     loop {
         let lapsed = shared.queue.lapsed(REAP_MAX).await;
         if !lapsed.is_empty() {
             reap(&shared, lapsed).await;
         }
-        if searched.is_none_or(|at| at.elapsed() >= ORPHAN_INTERVAL) {
+        if searched.is_none_or(|at| at.elapsed() >= interval) {
             if let Err(error) = orphans.search().await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the search for orphaned jobs failed");
             }

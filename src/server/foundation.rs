@@ -23,6 +23,8 @@ pub struct Foundation {
     pub store: Arc<dyn Store>,
     pub queue: Arc<dyn Queue>,
     pub fleet: Arc<dyn Fleet>,
+    /// The store where it is in Postgres, which another node may take away.
+    postgres: Option<Arc<PostgresStore>>,
     /// Held for as long as the process runs.
     _locks: Option<Locks>,
 }
@@ -36,8 +38,8 @@ impl Foundation {
             Database::Sqlite(path) => return alone_on_sqlite(config, data_dir, Some(path)).await,
         };
         let Some(redis) = &config.redis else {
-            let store = PostgresStore::open(url, Attendance::Alone).await?;
-            return Ok(alone(config, Arc::new(store), None));
+            let store = Arc::new(PostgresStore::open(url, Attendance::Alone).await?);
+            return Ok(Foundation { postgres: Some(store.clone()), ..alone(config, store, None) });
         };
         let store = Arc::new(PostgresStore::open(url, Attendance::Shared).await?);
         match shared(config, redis, store.clone(), drain).await {
@@ -46,6 +48,14 @@ impl Foundation {
                 store.close().await;
                 Err(error)
             }
+        }
+    }
+
+    /// Why this node must end, once another one has its database.
+    pub async fn ousted(&self) -> StartError {
+        match &self.postgres {
+            Some(store) => store.ousted().await.into(),
+            None => std::future::pending().await,
         }
     }
 }
@@ -63,6 +73,7 @@ fn alone(config: &Config, store: Arc<dyn Store>, locks: Option<Locks>) -> Founda
         store,
         queue: Arc::new(MemoryQueue::new(config.limits.window_max)),
         fleet: Arc::new(Hub::new(config.timings.silent_after()).join(config.node_id.clone())),
+        postgres: None,
         _locks: locks,
     }
 }
@@ -87,7 +98,13 @@ async fn shared(
     let silent_after = config.timings.silent_after();
     let settings = FleetSettings { database_id, node_id: config.node_id.clone(), silent_after };
     let fleet = RedisFleet::join(link, settings).await;
-    Ok(Foundation { store, queue: Arc::new(queue), fleet: Arc::new(fleet), _locks: None })
+    Ok(Foundation {
+        store: store.clone(),
+        queue: Arc::new(queue),
+        fleet: Arc::new(fleet),
+        postgres: Some(store),
+        _locks: None,
+    })
 }
 
 impl From<sqlite::OpenError> for StartError {

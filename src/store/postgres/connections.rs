@@ -26,6 +26,15 @@ use tokio::{
 
 use crate::store::StoreError;
 
+/// As SET does it for [`Kind::Write`], in one statement.
+macro_rules! settings_of_reads {
+    () => {
+        "SELECT set_config('statement_timeout', '5000', true), set_config('jit', 'off', true),
+            set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+            set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);"
+    };
+}
+
 /// How transactions begin.
 ///
 /// The settings give the same plan whatever the statistics say: every statement is a walk along an index, and a plan that was
@@ -47,12 +56,8 @@ impl Kind {
                 BEGIN; SET LOCAL statement_timeout = 5000; SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan;
                 SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
             }
-            Kind::Read => {
-                "-- name begin_read
-                BEGIN READ ONLY; SET LOCAL statement_timeout = 5000; SET LOCAL jit = off;
-                SET LOCAL plan_cache_mode = force_generic_plan;
-                SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
-            }
+            // An idle node reads, too, so these are few statements; SET is quicker.
+            Kind::Read => concat!("-- name begin_read\nBEGIN READ ONLY; ", settings_of_reads!()),
             Kind::Survey => {
                 "-- name begin_survey
                 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 15000; SET LOCAL jit = off;
@@ -128,6 +133,26 @@ impl Connections {
 
     /// Begins a transaction that must end within `patience`.
     pub(super) async fn begin_within(&self, kind: Kind, patience: Duration) -> Result<Transaction, StoreError> {
+        let (transaction, _) = self.lend(kind.begin().to_owned(), patience).await?;
+        Ok(transaction)
+    }
+
+    /// The row of a statement without parameters that reads along an index: a whole transaction in one round trip, for what is
+    /// asked again and again.
+    pub(super) async fn glance(&self, statement: &str) -> Result<PgRow, StoreError> {
+        let script = format!("{}\n{statement}", settings_of_reads!());
+        self.tell(script, Kind::Read.patience()).await
+    }
+
+    /// The last row that these statements answer, of which there must be one. They are one transaction by themselves.
+    pub(super) async fn tell(&self, script: String, patience: Duration) -> Result<PgRow, StoreError> {
+        let (transaction, rows) = self.lend(script, patience).await?;
+        transaction.give_back();
+        rows.into_iter().next_back().ok_or_else(|| unavailable(sqlx::Error::RowNotFound))
+    }
+
+    /// A connection on which `script` went well, with what it answered.
+    async fn lend(&self, script: String, patience: Duration) -> Result<(Transaction, Vec<PgRow>), StoreError> {
         let deadline = Instant::now() + patience;
         let permit = timeout_at(deadline, self.permits.clone().acquire_owned()).await.map_err(|_| late())?;
         let permit = permit.map_err(|closed| StoreError::Unavailable(closed.into()))?;
@@ -139,12 +164,12 @@ impl Connections {
                     Some(connection) => connection,
                     None => PgConnection::connect_with(&self.options).await?,
                 };
-                connection.execute(kind.begin()).await?;
-                Ok::<_, sqlx::Error>(connection)
+                let rows = connection.fetch_all(AssertSqlSafe(script.as_str())).await?;
+                Ok::<_, sqlx::Error>((connection, rows))
             };
             match timeout_at(deadline, begin).await.map_err(|_| late())? {
-                Ok(connection) => {
-                    return Ok(Transaction { connection, deadline, permit, idle: self.idle.clone() });
+                Ok((connection, rows)) => {
+                    return Ok((Transaction { connection, deadline, permit, idle: self.idle.clone() }, rows));
                 }
                 // The server closed it while it lay idle, as in a restart. There are finitely many of these.
                 Err(sqlx::Error::Io(_) | sqlx::Error::Database(_)) if !is_fresh => {}

@@ -31,7 +31,7 @@ mod write;
 use std::{
     str::FromStr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicI32, AtomicI64, Ordering},
     },
     time::Duration,
@@ -46,6 +46,7 @@ use crate::model::{
     log::{JobLog, LogKind},
 };
 pub use attendance::Attendance;
+use attendance::Attendant;
 use connections::{Connections, Failure, Kind};
 use partitions::Day;
 
@@ -78,7 +79,7 @@ pub struct PostgresStore {
     /// The last day whose partitions are made, or were tried to make.
     last_day: AtomicI64,
     /// Holds the lock that says how this node uses the database.
-    _attendance: Mutex<PgConnection>,
+    attendant: Attendant,
 }
 
 /// Why a database cannot be used.
@@ -124,8 +125,8 @@ impl PostgresStore {
             None => options.application_name("errand"),
         };
         check_server(&options).await?;
-        let attendance = match attendance::attend(&options, attendance).await.map_err(OpenError::Schema)? {
-            Some(connection) => connection,
+        let attendant = match Attendant::arrive(&options, attendance).await.map_err(OpenError::Schema)? {
+            Some(attendant) => attendant,
             None => return Err(OpenError::Attended(attendance)),
         };
         let store = PostgresStore {
@@ -134,7 +135,7 @@ impl PostgresStore {
             watchers: Connections::new(options, WATCHERS),
             commits: AtomicI32::new(0),
             last_day: AtomicI64::new(0),
-            _attendance: Mutex::new(attendance),
+            attendant,
         };
         schema::migrate(&store.writers).await?;
         let today = Day::of(store.time().await?);
@@ -152,6 +153,20 @@ impl PostgresStore {
         let row = transaction.row(query).await?;
         transaction.commit().await?;
         row::Fields::new("errand.identity", "id", &row).text("id")
+    }
+
+    /// Waits until other nodes have the database in a way that leaves this one out. From then on nothing is stored here.
+    pub async fn ousted(&self) -> OpenError {
+        self.attendant.ousted().await;
+        OpenError::Attended(self.attendant.attendance)
+    }
+
+    async fn attend_again(&self) -> Result<(), StoreError> {
+        let attended = tokio::time::timeout(PING_PATIENCE, self.attendant.attend_again()).await;
+        if self.attendant.is_ousted() {
+            self.writers.close().await;
+        }
+        attended.map_err(|late| StoreError::Unavailable(late.into()))?
     }
 
     /// The time as the server has it.
@@ -329,13 +344,17 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let mut transaction = self.watchers.begin_within(Kind::Write, PING_PATIENCE).await?;
-        let query = sqlx::query(
+        // One statement, for an idle node pings, too. Its bound for locks is set while it runs, before it takes one.
+        let statement = format!(
             "-- name ping
-            UPDATE errand.pulse SET beats = beats + 1",
+            UPDATE errand.pulse SET beats = beats + 1 WHERE set_config('lock_timeout', '{}', true) IS NOT NULL
+            RETURNING {} AS is_attended",
+            PING_PATIENCE.as_millis(),
+            self.attendant.is_held()
         );
-        transaction.execute(query).await?;
-        Ok(transaction.commit().await?)
+        let row = self.watchers.tell(statement, PING_PATIENCE).await?;
+        let is_attended: bool = row::Fields::new("errand.pulse", "beats", &row).get("is_attended")?;
+        if is_attended { Ok(()) } else { self.attend_again().await }
     }
 
     async fn close(&self) {

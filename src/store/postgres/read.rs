@@ -154,19 +154,18 @@ pub(super) async fn pending_channels(readers: &Connections) -> Result<Vec<Arc<st
 
 pub(super) async fn agenda(readers: &Connections, now: Timestamp) -> Result<Agenda, StoreError> {
     // Each is the first entry of an index.
-    let query = sqlx::query(
+    let statement = format!(
         "-- name agenda
         SELECT
-            (SELECT ready_at FROM errand.jobs WHERE status = 0 AND NOT broadcast AND ready_at > $1
+            (SELECT ready_at FROM errand.jobs WHERE status = 0 AND NOT broadcast AND ready_at > {}
              ORDER BY ready_at, id LIMIT 1) AS ready,
             (SELECT expires_at FROM errand.jobs WHERE status = 0 ORDER BY expires_at, id LIMIT 1) AS expiry,
             (SELECT overrun_at FROM errand.jobs WHERE overrun_at IS NOT NULL ORDER BY overrun_at, id LIMIT 1) AS overrun,
             (SELECT ready_at FROM errand.jobs WHERE broadcast AND status = 0 ORDER BY ready_at, id LIMIT 1) AS broadcast,
             (SELECT ready_at FROM errand.jobs WHERE broadcast AND status = 1 ORDER BY ready_at, id LIMIT 1) AS parent",
+        now.0
     );
-    let mut transaction = readers.begin(Kind::Read).await?;
-    let row = transaction.row(query.bind(now.0)).await?;
-    transaction.commit().await?;
+    let row = readers.glance(&statement).await?;
     let row = Fields::new(LIVE, "id", &row);
     Ok(Agenda {
         ready: row.time_or_null("ready")?,

@@ -130,6 +130,47 @@ async fn a_node_that_is_alone_stays_alone() {
     drop(shared);
 }
 
+/// Ends every connection to the database but this one, as a restart of the server does.
+async fn cut(scratch: &Scratch) {
+    let mut connection = scratch.connect().await;
+    let cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    sqlx::query(cut).execute(&mut connection).await.expect("nobody else is connected");
+}
+
+#[tokio::test]
+async fn a_lock_that_was_lost_is_taken_again() {
+    for attendance in [Attendance::Alone, Attendance::Shared] {
+        let scratch = Scratch::new().await;
+        let store = PostgresStore::open(&scratch.url(), attendance).await.expect("a store");
+        store.ping().await.expect("a ping");
+        cut(&scratch).await;
+        store.ping().await.expect("a ping that takes the lock again");
+        let refused = PostgresStore::open(&scratch.url(), Attendance::Alone).await;
+        assert!(matches!(refused, Err(OpenError::Attended(_))));
+        store.ping().await.expect("a ping that finds it held");
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_place_was_taken_stores_nothing_more() {
+    let scratch = Scratch::new().await;
+    let ousted = PostgresStore::open(&scratch.url(), Attendance::Alone).await.expect("a store");
+    let create = |number| create(JobId(uuid::Uuid::from_u128(number)), spec(), "ann".into(), at(0)).expect("a job");
+    ousted.commit(&[create(1)]).await.expect("a commit");
+    cut(&scratch).await;
+    let other = PostgresStore::open(&scratch.url(), Attendance::Alone).await.expect("the faster one");
+    assert!(ousted.ping().await.is_err());
+    assert!(matches!(ousted.ousted().await, OpenError::Attended(Attendance::Alone)));
+    assert!(ousted.commit(&[create(2)]).await.is_err());
+    other.ping().await.expect("a ping");
+    // For good: its runners are elsewhere.
+    other.close().await;
+    drop(other);
+    assert!(ousted.ping().await.is_err() && ousted.commit(&[create(2)]).await.is_err());
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named() {
     let error = PostgresStore::open("postgres://me:secret@127.0.0.1:1/none", Attendance::Shared).await.err();
