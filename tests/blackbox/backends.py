@@ -13,6 +13,7 @@ import tempfile
 import time
 import uuid
 
+from service import free_port
 from wire import REPOSITORY
 
 
@@ -36,7 +37,7 @@ class Backend:
         self.parent = tempfile.mkdtemp(prefix="errand-backend-")
         os.chmod(self.parent, 0o755)
         self.user = starter.unprivileged()
-        self.port = starter.free_port()
+        self.port = free_port()
         self.server = None
 
     def start(self):
@@ -77,13 +78,14 @@ class Postgres(Backend):
     name = "postgres"
     stop_signal = starter.POSTGRES_STOP
 
-    def __init__(self):
+    def __init__(self, **settings):
         super().__init__()
+        self.settings = settings
         self.folder = starter.private_folder(self.parent, "postgres", self.user)
         starter.make_postgres(self.folder, self.user)
 
     def command(self):
-        return starter.postgres_command(self.folder, self.port)
+        return [*starter.postgres_command(self.folder, self.port), *(f"--{k}={v}" for k, v in self.settings.items())]
 
     def answers(self):
         return starter.postgres_answers(self.folder, self.port)
@@ -95,6 +97,15 @@ class Postgres(Backend):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def statements(self, database):
+        """How often which statement came from clients, where `pg_stat_statements` is loaded."""
+        counted = self.run(
+            "SELECT s.calls, regexp_replace(s.query, '\\s+', ' ', 'g') FROM pg_stat_statements AS s "
+            f"JOIN pg_database AS d ON d.oid = s.dbid WHERE d.datname = '{database}' AND s.toplevel"
+        )
+        calls = (line.split("|", 1) for line in counted.splitlines())
+        return {statement: int(times) for times, statement in calls}
 
     def database(self):
         """The URL of a new, empty database."""

@@ -132,6 +132,18 @@ def grpc_client(service):
 
 
 @pytest.fixture
+def saw(record_property, request):
+    """Reports what was measured: as a property of the test, and on the terminal with -s."""
+
+    def note(what, **figures):
+        text = ", ".join(f"{name} {figure:.3g}" for name, figure in figures.items())
+        record_property(what, text)
+        print(f"\n{request.node.name}: {what}: {text}")
+
+    return note
+
+
+@pytest.fixture
 def channel():
     """A channel that no other test uses."""
     return f"c-{uuid.uuid4().hex[:12]}"

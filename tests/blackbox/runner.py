@@ -111,13 +111,19 @@ class Runner:
     def _beat(self):
         interval = self.welcome.heartbeat_interval.ToMilliseconds() / 1000
         while not self.ended.wait(interval):
-            if self.beating:
-                with self._changed:
+            with self._changed:
+                if self.beating:
                     self.beat()
 
     def beat(self):
         """Names every lease that it holds."""
         self.send(heartbeat=runners_pb2.Heartbeat(leases=list(self.held.values())))
+
+    def fall_silent(self):
+        """Names its leases once more, and sends no heartbeat after that."""
+        with self._changed:
+            self.beating = False
+            self.beat()
 
     def _wait(self, kind, matches, timeout):
         seen = self._seen[kind]

@@ -4,6 +4,7 @@ import glob
 import itertools
 import os
 import pathlib
+import random
 import re
 import secrets
 import signal
@@ -27,6 +28,8 @@ QUICK = (
     "--lease-ttl=3s",
     "--resume-window=1s",
 )
+# Below those that Linux gives to outgoing connections unless told otherwise.
+PORTS = range(15_000, 32_000)
 READY = re.compile(r"^errand ready http=(\S+) grpc=(\S+)\s*$")
 
 
@@ -43,9 +46,18 @@ def errand(*arguments, timeout=60, **options):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that stays free while its server is down: the system gives none of these to a connection that somebody makes, not
+    even to one that is made to this very port, which would then be connected with itself."""
+    ports = list(PORTS)
+    random.shuffle(ports)
+    for port in ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError(f"no port is free in {PORTS}")
 
 
 def shifted_clock(seconds):
@@ -98,6 +110,12 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"still running 15 s after SIGTERM\n{self.tail()}")
+
+    def cpu_seconds(self):
+        """How long it has computed so far."""
+        fields = pathlib.Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()
+        user, system = int(fields[11]), int(fields[12])
+        return (user + system) / os.sysconf("SC_CLK_TCK")
 
     def tail(self):
         return self.log.read_text(errors="replace")[-4000:]
@@ -206,7 +224,9 @@ class Fleet:
         self.data_dir = self.folder
 
     def start(self):
-        starts = [threading.Thread(target=node.start) for node in self.nodes]
+        # Addresses that a node can have again.
+        addresses = [[f"127.0.0.1:{free_port()}" for _ in range(2)] for _ in self.nodes]
+        starts = [threading.Thread(target=node.start, args=pair) for node, pair in zip(self.nodes, addresses)]
         for start in starts:
             start.start()
         for start in starts:

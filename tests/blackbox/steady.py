@@ -1,13 +1,15 @@
 """A runner and a publisher that go on whatever happens to the nodes, as a good client does."""
 
+import http.client
 import itertools
+import json
 import queue
 import random
+import select
 import threading
 import time
 
 import grpc
-import requests
 
 from waiting import DEADLINE
 from wire import Grpc, runners_pb2
@@ -16,10 +18,13 @@ RETRY_PAUSE = 0.05
 
 
 class SteadyRunner:
-    """Runs every job for a moment and completes it; comes back to any node with its session, leases and results."""
+    """Runs every job for a moment and completes it; comes back to any node with its session, leases and results.
 
-    def __init__(self, addresses, token, channel, runner_id, capacity=20, seconds=0.02):
-        self.addresses, self.token, self.seconds = list(addresses), token, seconds
+    `first` is the number of the node that it attaches to first; it goes on to the next one whenever it has to.
+    """
+
+    def __init__(self, addresses, token, channel, runner_id, first=0, capacity=20, seconds=0.02):
+        self.addresses, self.token, self.seconds, self.first = addresses, token, seconds, first
         self.hello = {"runner_id": runner_id, "channels": [channel], "capacity": capacity, "client": "steady/1"}
         self.session_id = ""
         # What runs, and what has ended without a receipt so far, by (job, attempt).
@@ -27,7 +32,10 @@ class SteadyRunner:
         # Every execution that began here.
         self.begun = []
         self.receipts = {}
-        self.sessions = 0
+        # The number of the node of each session, in order.
+        self.sessions = []
+        # What ran here, and was taken from it while it was away.
+        self.lost = []
         self.interrupts = []
         self.leaving = threading.Event()
         self.thread = threading.Thread(target=self._live, daemon=True)
@@ -41,16 +49,16 @@ class SteadyRunner:
         for attempt in itertools.count():
             if self.leaving.is_set():
                 return
-            address = self.addresses[(attempt + hash(self.hello["runner_id"])) % len(self.addresses)]
-            client = Grpc(address, self.token)
+            node = (attempt + self.first) % len(self.addresses)
+            client = Grpc(self.addresses[node], self.token)
             try:
-                self._session(client)
+                self._session(client, node)
             except grpc.RpcError:
                 self.leaving.wait(RETRY_PAUSE * random.uniform(0.5, 1.5))
             finally:
                 client.close()
 
-    def _session(self, client):
+    def _session(self, client, node):
         outbox = queue.SimpleQueue()
         leases = [lease for lease, _ in (*self.running.values(), *self.ended.values())]
         hello = runners_pb2.Hello(**self.hello, session_id=self.session_id, leases=leases)
@@ -60,6 +68,8 @@ class SteadyRunner:
         beats = threading.Thread(target=self._beat, args=(outbox, over), daemon=True)
         try:
             for answer in stream:
+                if answer.HasField("welcome"):
+                    self.sessions.append(node)
                 self._hear(answer, outbox)
                 if answer.HasField("welcome") and not beats.is_alive():
                     beats.start()
@@ -75,9 +85,10 @@ class SteadyRunner:
     def _hear(self, answer, outbox):
         if answer.HasField("welcome"):
             self.session_id = answer.welcome.session_id
-            self.sessions += 1
             for lease in answer.welcome.lost:
-                self.running.pop((lease.job_id, lease.attempt), None)
+                key = (lease.job_id, lease.attempt)
+                if self.running.pop(key, None):
+                    self.lost.append(key)
             self._send(outbox, list(self.ended.values()))
         for assignment in answer.assignments.assignments:
             lease = assignment.lease
@@ -106,9 +117,12 @@ class SteadyRunner:
             outbox.put(runners_pb2.AttachRequest(results=runners_pb2.Results(results=results)))
 
     def _beat(self, outbox, over):
-        """Ends what has run long enough; names what it holds twice a second."""
+        """Ends what has run long enough; names what it holds twice a second; says goodbye."""
         named = 0.0
         while not over.wait(0.005):
+            if self.leaving.is_set():
+                outbox.put(None)
+                return
             now = time.monotonic()
             due = [key for key, (_, until) in list(self.running.items()) if until <= now]
             ended = []
@@ -123,61 +137,97 @@ class SteadyRunner:
                 self._name_leases(outbox)
 
 
+class Line:
+    """A kept connection for publishes, far cheaper than `requests`: the publishers are to load the nodes and not this process."""
+
+    def __init__(self, node, token):
+        self.node = node
+        self.headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self.address = self.connection = None
+
+    def publish(self, body):
+        """The status code of the answer and its body; an error where there is none."""
+        if self.connection is None or self.address != self.node.http or self._was_closed():
+            self._hang_up()
+            self.address = self.node.http
+            self.connection = http.client.HTTPConnection(self.address, timeout=10)
+        try:
+            self.connection.request("POST", "/api/jobs/publish", body, self.headers)
+            reply = self.connection.getresponse()
+            return reply.status, reply.read().decode()
+        except (OSError, http.client.HTTPException):
+            self._hang_up()
+            raise
+
+    def _was_closed(self):
+        """An idle connection has nothing to be read but its end."""
+        socket = self.connection.sock
+        return socket is None or bool(select.select([socket], [], [], 0)[0])
+
+    def _hang_up(self):
+        if self.connection:
+            self.connection.close()
+        self.connection = None
+
+
 class SteadyPublishers:
     """Threads that publish at a rate, and try a refused or lost publish again on another node."""
 
-    def __init__(self, nodes, token, channel, per_second=500, threads=16, keyed=False):
-        self.nodes, self.token, self.channel, self.keyed = nodes, token, channel, keyed
+    def __init__(self, nodes, token, channel, per_second=500, threads=16):
+        self.nodes, self.token, self.channel = nodes, token, channel
         self.acknowledged = []
-        # (from, to) of each publish that was not taken at once.
+        # (from, to, tries that failed) of each publish that was not taken at once.
         self.troubles = []
+        # How often each status code with its text, or each error, was the answer.
         self.refusals = {}
         self.failures = []
         self.stopping = threading.Event()
+        self.began = time.monotonic()
         self.pause = threads / per_second
         self.threads = [threading.Thread(target=self._publish, args=(number,), daemon=True) for number in range(threads)]
         for thread in self.threads:
             thread.start()
 
     def _publish(self, number):
-        sessions = [requests.Session() for _ in self.nodes]
-        headers = {"Authorization": f"Bearer {self.token}"}
+        lines = [Line(node, self.token) for node in self.nodes]
         turn = itertools.count(number)
+        body = json.dumps({"func": "f", "payload": {}, "channel": self.channel})
         next_at = time.monotonic()
         while not self.stopping.is_set():
-            body = {"func": "f", "payload": {}, "channel": self.channel}
-            if self.keyed:
-                body["idempotency_key"] = f"{self.channel}-{number}-{next(turn)}"
-            self._insist(sessions, turn, body, headers)
+            self._insist(lines, turn, body)
             next_at = max(next_at + self.pause, time.monotonic() - 1)
             self.stopping.wait(max(0.0, next_at - time.monotonic()))
 
-    def _insist(self, sessions, turn, body, headers):
+    def _insist(self, lines, turn, body):
         began = time.monotonic()
-        tries = 0
-        while True:
-            node = next(turn) % len(self.nodes)
+        for tries in itertools.count():
             try:
-                reply = sessions[node].post(
-                    f"http://{self.nodes[node].http}/api/jobs/publish", json=body, headers=headers, timeout=10
-                )
-                if reply.status_code == 200:
-                    self.acknowledged.append(reply.json()["job_id"])
-                    break
-                self.refusals[reply.text] = self.refusals.get(reply.text, 0) + 1
-            except requests.RequestException as error:
-                self.refusals[type(error).__name__] = self.refusals.get(type(error).__name__, 0) + 1
-            tries += 1
+                code, text = lines[next(turn) % len(lines)].publish(body)
+                answer = (code, text)
+            except (OSError, http.client.HTTPException) as error:
+                code, answer = None, type(error).__name__
+            if code == 200:
+                self.acknowledged.append(json.loads(text)["job_id"])
+                if tries:
+                    self.troubles.append((began, time.monotonic(), tries))
+                return
+            self.refusals[answer] = self.refusals.get(answer, 0) + 1
             if time.monotonic() - began > 60 or self.stopping.is_set() and time.monotonic() - began > 30:
                 self.failures.append(body)
                 return
             time.sleep(RETRY_PAUSE)
-        if tries:
-            self.troubles.append((began, time.monotonic()))
 
     def longest_trouble(self):
         """Seconds that the slowest publish needed that was not taken at once."""
-        return max((end - start for start, end in self.troubles), default=0.0)
+        return max((end - start for start, end, _ in self.troubles), default=0.0)
+
+    def most_tries(self):
+        """How often the unluckiest publish failed before it was taken."""
+        return max((tries for _, _, tries in self.troubles), default=0)
+
+    def rate(self):
+        """Acknowledged publishes a second so far."""
+        return len(self.acknowledged) / (time.monotonic() - self.began)
 
     def stop(self):
         self.stopping.set()
