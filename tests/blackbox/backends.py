@@ -70,6 +70,7 @@ class Backend:
     def remove(self):
         if self.server and self.server.child.poll() is None:
             self.thaw()
+            self.server.stop_signal = self.last_signal
             self.server.stop()
         shutil.rmtree(self.parent, ignore_errors=True)
 
@@ -77,6 +78,8 @@ class Backend:
 class Postgres(Backend):
     name = "postgres"
     stop_signal = starter.POSTGRES_STOP
+    # At once: what it holds is not needed any more.
+    last_signal = signal.SIGQUIT
 
     def __init__(self, **settings):
         super().__init__()
@@ -116,7 +119,7 @@ class Postgres(Backend):
 
 class Redis(Backend):
     name = "redis-server"
-    stop_signal = starter.REDIS_STOP
+    stop_signal = last_signal = starter.REDIS_STOP
 
     def __init__(self):
         super().__init__()

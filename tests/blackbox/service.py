@@ -71,6 +71,7 @@ class Process:
     def __init__(self, command, log, cwd=None, env=None):
         self.log = pathlib.Path(log)
         self.lines = []
+        self.is_told = False
         with open(self.log, "ab") as stderr:
             self.child = subprocess.Popen(
                 command,
@@ -92,7 +93,9 @@ class Process:
         return self.child.poll() is None
 
     def terminate(self):
-        if self.alive():
+        """Asks it to stop, once: a second signal would stop it hard."""
+        if self.alive() and not self.is_told:
+            self.is_told = True
             self.child.send_signal(signal.SIGTERM)
 
     def wait(self, seconds=30):
