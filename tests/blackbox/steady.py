@@ -15,6 +15,8 @@ from waiting import DEADLINE
 from wire import Grpc, runners_pb2
 
 RETRY_PAUSE = 0.05
+# Longer than the service takes to say that it cannot tell.
+PATIENCE = 30
 
 
 class SteadyRunner:
@@ -150,7 +152,7 @@ class Line:
         if self.connection is None or self.address != self.node.http or self._was_closed():
             self._hang_up()
             self.address = self.node.http
-            self.connection = http.client.HTTPConnection(self.address, timeout=10)
+            self.connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
         try:
             self.connection.request("POST", "/api/jobs/publish", body, self.headers)
             reply = self.connection.getresponse()
