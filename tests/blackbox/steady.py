@@ -1,5 +1,6 @@
 """A runner and a publisher that go on whatever happens to the nodes, as a good client does."""
 
+import collections
 import http.client
 import itertools
 import json
@@ -39,6 +40,9 @@ class SteadyRunner:
         # What ran here, and was taken from it while it was away.
         self.lost = []
         self.interrupts = []
+        # Seconds from the end of each session until the next one began, and why one did not begin or broke.
+        self.away, self.troubles = [], collections.Counter()
+        self.left_at = None
         self.leaving = threading.Event()
         self.thread = threading.Thread(target=self._live, daemon=True)
         self.thread.start()
@@ -55,7 +59,8 @@ class SteadyRunner:
             client = Grpc(self.addresses[node], self.token)
             try:
                 self._session(client, node)
-            except grpc.RpcError:
+            except grpc.RpcError as error:
+                self.troubles[error.details()] += 1
                 self.leaving.wait(RETRY_PAUSE * random.uniform(0.5, 1.5))
             finally:
                 client.close()
@@ -71,6 +76,8 @@ class SteadyRunner:
         try:
             for answer in stream:
                 if answer.HasField("welcome"):
+                    if self.left_at:
+                        self.away.append(time.monotonic() - self.left_at)
                     self.sessions.append(node)
                 self._hear(answer, outbox)
                 if answer.HasField("welcome") and not beats.is_alive():
@@ -78,6 +85,9 @@ class SteadyRunner:
                 if answer.HasField("go_away") or self.leaving.is_set():
                     return
         finally:
+            # Tries that reach no session do not count.
+            if beats.ident:
+                self.left_at = time.monotonic()
             over.set()
             outbox.put(None)
             stream.cancel()
