@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineError, matchmaker::Matchmaker};
+use super::{EngineError, matchmaker::Matchmaker, outage::Outage};
 use crate::{
     model::Step,
     store::{Outcome, Store, StoreError},
@@ -94,6 +94,7 @@ async fn run(
     stopped: CancellationToken,
 ) {
     let mut held_over = None;
+    let mut outage = Outage::of("commits");
     loop {
         let first = match held_over.take() {
             Some(write) => write,
@@ -114,6 +115,7 @@ async fn run(
         };
         if first.atomicity == Atomicity::All {
             let outcomes = store.commit_all(&first.steps).await;
+            note(&mut outage, &outcomes);
             let stored = matches!(&outcomes, Ok(all) if all.iter().all(|outcome| *outcome == Outcome::Applied));
             if stored {
                 heard(first.steps).await;
@@ -137,11 +139,26 @@ async fn run(
                 Err(_) => break,
             }
         }
-        commit_group(store.as_ref(), group, size, &matchmaker, &heard).await;
+        let outcomes = commit_group(store.as_ref(), group, size, &matchmaker, &heard).await;
+        note(&mut outage, &outcomes);
     }
 }
 
-async fn commit_group(store: &dyn Store, mut group: Vec<Write>, size: usize, matchmaker: &Matchmaker, heard: &Heard) {
+fn note(outage: &mut Outage, outcomes: &Result<impl Sized, StoreError>) {
+    match outcomes {
+        Ok(_) => outage.succeeded(),
+        Err(error) => outage.failed(error),
+    }
+}
+
+/// Fails where the commit was not taken, which its writers have heard by then.
+async fn commit_group(
+    store: &dyn Store,
+    mut group: Vec<Write>,
+    size: usize,
+    matchmaker: &Matchmaker,
+    heard: &Heard,
+) -> Result<(), StoreError> {
     let mut steps = Vec::with_capacity(size);
     let mut counts = Vec::with_capacity(group.len());
     for write in &mut group {
@@ -162,13 +179,14 @@ async fn commit_group(store: &dyn Store, mut group: Vec<Write>, size: usize, mat
                 rest = others;
                 let _ = write.done.send(Ok(own.to_vec()));
             }
+            Ok(())
         }
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, steps = steps.len(), "a commit was not taken");
             matchmaker.give_up(matches).await;
             for write in group {
                 let _ = write.done.send(Err(StoreError::Unavailable("the group's commit was not taken".into())));
             }
+            Err(error)
         }
     }
 }

@@ -17,6 +17,7 @@ mod membership;
 pub mod messages;
 mod metrics;
 mod on_behalf;
+mod outage;
 pub mod publish;
 mod reading;
 mod reaper;

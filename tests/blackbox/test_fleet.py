@@ -288,6 +288,26 @@ def test_postgres_restarts_under_load(fleet, crew, channel, load, probes, saw):
     load.clearly()
 
 
+def test_an_outage_of_postgres_fills_no_log(fleet, channel):
+    node = fleet.nodes[0]
+    rest = node.rest()
+    rest.publish(channel)
+    fleet.postgres.stop()
+    for _ in range(40):
+        assert rest.post("/api/jobs/publish", {"func": "f", "payload": {}, "channel": channel}).code == 503
+    fleet.postgres.start()
+    eventually("the node serves again", lambda: is_ready(node), seconds=10)
+    # It is over with the first success a second after the last failure.
+    ended = "the database takes what it is given again"
+    eventually("the end is told", lambda: rest.publish(channel) and ended in node.log.read_text(), every=0.2)
+    lines = node.log.read_text().splitlines()
+    of_commits = [line for line in lines if "commits" in line]
+    begun = [line for line in of_commits if "does not take what it is given" in line]
+    over = [line for line in of_commits if ended in line]
+    assert (len(begun), len(over)) == (1, 1), of_commits
+    assert "40" in over[0], over[0]
+
+
 def test_postgres_stands_still_for_ten_seconds(fleet, crew, channel, load, probes, saw):
     load, held = load(), Held(fleet, crew, channel)
     load.flows()
