@@ -9,11 +9,14 @@
 //!
 //! It decides and performs nothing: a [`Step`] tells the store what to write and the queue what to hear.
 
+mod creation;
+
 use std::{sync::Arc, time::Duration};
 
+pub use creation::{create, create_part, create_refused, private_channel};
+
 use super::{
-    EventKind, Expiry, Invalid, Job, JobEvent, JobId, JobSpec, Parts, Start, Status, Timestamp, retry::backoff,
-    spec::EXPIRES_IN_DEFAULT,
+    EventKind, Expiry, Job, JobEvent, JobId, Parts, Status, Timestamp, retry::backoff, spec::EXPIRES_IN_DEFAULT,
 };
 
 /// Something that happened to a job.
@@ -79,6 +82,8 @@ pub struct Step {
     /// Absent for changes that are no part of the history, such as progress.
     pub event: Option<JobEvent>,
     pub hint: Hint,
+    /// The new job waits in the store as an arrival: it is stored if the arrival is still there, which goes with it.
+    pub arrives: bool,
 }
 
 /// Why an input changes nothing.
@@ -102,97 +107,6 @@ pub enum Refusal {
     /// It already is as the input would have it.
     #[error("it is so already")]
     Unchanged,
-}
-
-/// Makes a job.
-///
-/// Fails where the expiry would come at or before the run time.
-pub fn create(id: JobId, spec: JobSpec, owner: Arc<str>, now: Timestamp) -> Result<Step, Invalid> {
-    let run_at = match spec.start {
-        Start::Now | Start::In(0) => None,
-        Start::In(seconds) => Some(now.plus_seconds(seconds)),
-        Start::At(at) => Some(at),
-    };
-    let ready_at = run_at.unwrap_or(now).max(now);
-    let expires_at = match spec.expiry {
-        Expiry::Default => ready_at.plus_seconds(EXPIRES_IN_DEFAULT),
-        Expiry::In(seconds) => ready_at.plus_seconds(seconds),
-        Expiry::At(at) => at,
-    };
-    if expires_at <= ready_at {
-        return Err(Invalid::new("expires_at", "must be after the run time"));
-    }
-    let job = Job {
-        id,
-        version: 1,
-        channel: spec.channel,
-        func: spec.func,
-        payload: spec.payload,
-        status: Status::Pending,
-        run_at,
-        ready_at,
-        expires_at,
-        expiry: spec.expiry,
-        attempt: 0,
-        releases: 0,
-        max_retries: spec.max_retries,
-        backoff_base: spec.backoff_base,
-        backoff_max_seconds: spec.backoff_max_seconds,
-        broadcast: spec.broadcast,
-        cancel_requested: false,
-        max_exec_seconds: spec.max_exec_seconds,
-        runner_id: None,
-        last_error: String::new(),
-        stack_trace: String::new(),
-        metadata: String::new(),
-        result: String::new(),
-        idempotency_key: spec.idempotency_key,
-        fingerprint: spec.fingerprint,
-        owner,
-        priority: spec.priority,
-        created: now,
-        modified: now,
-        started_at: None,
-        finished_at: None,
-        traceparent: spec.traceparent,
-        parent_id: None,
-        event_seq: 0,
-    };
-    let mut change = Change { job, now };
-    let event = change.event(EventKind::Created, String::new());
-    Ok(Step { expected: None, job: Arc::new(change.job), event: Some(event), hint: Hint::Offer })
-}
-
-/// Makes the part of a broadcast job that `runner_id` executes, on that runner's private channel.
-pub fn create_part(id: JobId, parent: &Job, runner_id: &str, now: Timestamp) -> Step {
-    let job = Job {
-        id,
-        version: 1,
-        channel: private_channel(runner_id),
-        status: Status::Pending,
-        run_at: None,
-        ready_at: now,
-        attempt: 0,
-        releases: 0,
-        broadcast: false,
-        runner_id: None,
-        metadata: String::new(),
-        idempotency_key: None,
-        created: now,
-        started_at: None,
-        parent_id: Some(parent.id),
-        event_seq: 0,
-        ..parent.clone()
-    };
-    let mut change = Change { job, now };
-    change.job.modified = now;
-    let event = change.event(EventKind::Created, String::new());
-    Step { expected: None, job: Arc::new(change.job), event: Some(event), hint: Hint::Offer }
-}
-
-/// The channel that only `runner_id` takes from. Publishers cannot name it: `@` is in no channel's name.
-pub fn private_channel(runner_id: &str) -> Arc<str> {
-    format!("@{runner_id}").into()
 }
 
 /// Moves a job, or tells why not.
@@ -415,7 +329,7 @@ impl Change {
         let expected = self.job.version;
         self.job.version += 1;
         self.job.modified = self.now;
-        Step { expected: Some(expected), job: Arc::new(self.job), event, hint }
+        Step { expected: Some(expected), job: Arc::new(self.job), event, hint, arrives: false }
     }
 
     fn end(mut self, status: Status, details: String) -> Step {

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::spec::{BACKOFF_BASE_DEFAULT, BACKOFF_MAX_DEFAULT};
+use crate::model::{
+    JobSpec, Start,
+    spec::{BACKOFF_BASE_DEFAULT, BACKOFF_MAX_DEFAULT},
+};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 
@@ -112,6 +115,19 @@ fn an_expiry_at_the_run_time_is_refused() {
     let at = NOW.plus_seconds(60);
     let refused = create(id(1), JobSpec { start: Start::At(at), expiry: Expiry::At(at), ..spec() }, "ann".into(), NOW);
     assert_eq!(refused.expect_err("too early").field, "expires_at");
+}
+
+#[test]
+fn a_refused_job_has_failed_and_is_never_offered() {
+    // Not even an expiry that no job may have keeps it from telling why it was refused.
+    let spec = JobSpec { expiry: Expiry::At(Timestamp(0)), idempotency_key: Some("k".into()), ..spec() };
+    let [made, ended] = create_refused(id(1), spec, "ann".into(), NOW, "no such luck".into());
+    assert_eq!((made.expected, made.hint), (None, Hint::None));
+    assert_eq!((ended.expected, ended.hint), (Some(made.job.version), Hint::Forget));
+    let job = &ended.job;
+    assert_eq!((job.id, job.status, job.attempt), (id(1), Status::Failed, 0));
+    assert_eq!((job.last_error.as_str(), job.idempotency_key.as_deref()), ("no such luck", None));
+    assert_eq!(ended.event.as_ref().map(|event| event.details.as_str()), Some(r#"{"error":"no such luck"}"#));
 }
 
 #[test]

@@ -103,7 +103,8 @@ impl Entry {
         if stands.map(|job| job.version) != expected {
             return None;
         }
-        let Some(stands) = stands else { return Some(Step { expected, job: Arc::new(job), event, hint: Hint::None }) };
+        let step = |job: Job, event| Step { expected, job: Arc::new(job), event, hint: Hint::None, arrives: false };
+        let Some(stands) = stands else { return Some(step(job, event)) };
         if let Some(event) = &mut event {
             event.channel = stands.channel.clone();
         }
@@ -127,7 +128,7 @@ impl Entry {
             event_seq: job.event_seq,
             ..stands.clone()
         };
-        Some(Step { expected, job: Arc::new(job), event, hint: Hint::None })
+        Some(step(job, event))
     }
 }
 
