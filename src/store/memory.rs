@@ -10,7 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Agenda, Due, Forgotten, ListQuery, OrderBy, Outcome, Outdated, Page, Ready, Store, StoreError, Tally};
+use super::{
+    Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, ListQuery, OrderBy, Outcome, Outdated, Page, Ready, Store,
+    StoreError, Tally,
+};
 use crate::model::{
     Job, JobEvent, JobId, Parts, Status, Step, Timestamp,
     log::{JobLog, LogKind},
@@ -334,6 +337,15 @@ impl Store for MemoryStore {
             }
         }
         Ok(forgotten)
+    }
+
+    /// Nothing but this process reaches it.
+    async fn arrivals(&self, _page: ArrivalPage) -> Result<Vec<Arrival>, StoreError> {
+        self.open().map(|_| Vec::new())
+    }
+
+    fn bell(&self) -> Option<Arc<Bell>> {
+        None
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

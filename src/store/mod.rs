@@ -4,6 +4,7 @@
 //! It decides nothing: what a job may become is settled in [`crate::model::lifecycle`] before a step gets here. No type
 //! of a database driver appears in this interface.
 
+mod arrival;
 mod codes;
 #[cfg(test)]
 pub mod contract;
@@ -15,6 +16,8 @@ pub mod sqlite;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+
+pub use arrival::{Arrival, ArrivalPage, Bell};
 
 pub use crate::model::job::Ready;
 use crate::model::{
@@ -178,7 +181,8 @@ pub trait Store: Send + Sync {
     ///
     /// A stale or duplicate step leaves no trace and hinders no other step of the batch. Two steps of the same job in one
     /// batch apply in order. A step with `expected: None` inserts; with `Some(v)` it replaces version `v` exactly. An
-    /// applied step's event is stored with it.
+    /// applied step's event is stored with it. A step that `arrives` is stale where its arrival is not there, or in the
+    /// hands of another commit, and takes it away where it applies.
     async fn commit(&self, steps: &[Step]) -> Result<Vec<Outcome>, StoreError>;
 
     /// Like [`Store::commit`], but all or nothing: where one step is stale or a duplicate, none is stored, and the answers
@@ -248,6 +252,13 @@ pub trait Store: Send + Sync {
     /// this moment may be passed by. Ids sort by creation, so the look ends at the first job that is made too late to be
     /// outdated. A store that removes many jobs as cheaply as one may remove more than `limit` at once.
     async fn forget(&self, outdated: Outdated, after: Option<JobId>, limit: u32) -> Result<Forgotten, StoreError>;
+
+    /// Jobs that other programs published in transactions of their own, those that were made first in front. They stay until
+    /// a step that [`Step::arrives`] takes them in. A store without a way in for other programs has none.
+    async fn arrivals(&self, page: ArrivalPage) -> Result<Vec<Arrival>, StoreError>;
+
+    /// Tells when there are arrivals; `None` for a store that never has one.
+    fn bell(&self) -> Option<Arc<Bell>>;
 
     /// Cheap proof that the database reads and writes.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -16,7 +16,8 @@ use errand::{
     },
     queue::{Lapsed, Look, Offer, Queue, Unreachable, Waiter, memory::MemoryQueue},
     store::{
-        Agenda, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Store, StoreError, Tally, memory::MemoryStore,
+        Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Store, StoreError,
+        Tally, memory::MemoryStore,
     },
 };
 use tokio::sync::Notify;
@@ -147,6 +148,12 @@ impl Store for FaultyStore {
             return Err(StoreError::Unavailable("by the dice".into()));
         }
         self.inner.forget(outdated, after, limit).await
+    }
+    async fn arrivals(&self, page: ArrivalPage) -> Result<Vec<Arrival>> {
+        self.inner.arrivals(page).await
+    }
+    fn bell(&self) -> Option<Arc<Bell>> {
+        self.inner.bell()
     }
     async fn ping(&self) -> Result<()> {
         self.inner.ping().await

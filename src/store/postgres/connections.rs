@@ -115,7 +115,8 @@ fn late() -> StoreError {
     StoreError::Unavailable("the database did not answer in time".into())
 }
 
-/// So many connections at most; they are made when they are needed, and stay.
+/// So many connections at most; they are made when they are needed, and stay. Clones share them.
+#[derive(Clone)]
 pub(super) struct Connections {
     options: PgConnectOptions,
     permits: Arc<Semaphore>,

@@ -7,6 +7,7 @@
 //! Every call has a deadline. One that meets it, or loses its connection, answers as unavailable; a commit that does may
 //! have been stored all the same. Nothing outside this folder sees a type of the driver.
 
+mod arrivals;
 mod attendance;
 mod columns;
 mod connections;
@@ -15,6 +16,7 @@ mod events;
 mod forget;
 mod keys;
 mod list;
+mod listener;
 mod partitions;
 mod read;
 mod remove;
@@ -40,7 +42,10 @@ use std::{
 use async_trait::async_trait;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::{Agenda, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Ready, Store, StoreError, Tally};
+use super::{
+    Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Ready, Store, StoreError,
+    Tally,
+};
 use crate::model::{
     Job, JobEvent, JobId, Parts, Step, Timestamp,
     log::{JobLog, LogKind},
@@ -48,6 +53,7 @@ use crate::model::{
 pub use attendance::Attendance;
 use attendance::Attendant;
 use connections::{Connections, Failure, Kind};
+use listener::Listener;
 use partitions::Day;
 
 /// Connections that write: more than lanes that commit, so that a deletion or a log line does not wait for them.
@@ -78,6 +84,9 @@ pub struct PostgresStore {
     commits: AtomicI32,
     /// The last day whose partitions are made, or were tried to make.
     last_day: AtomicI64,
+    bell: Arc<Bell>,
+    /// For the connection that listens.
+    options: PgConnectOptions,
     /// Holds the lock that says how this node uses the database.
     attendant: Attendant,
 }
@@ -132,9 +141,11 @@ impl PostgresStore {
         let store = PostgresStore {
             writers: Connections::new(options.clone(), WRITERS),
             readers: Connections::new(options.clone(), READERS),
-            watchers: Connections::new(options, WATCHERS),
+            watchers: Connections::new(options.clone(), WATCHERS),
             commits: AtomicI32::new(0),
             last_day: AtomicI64::new(0),
+            bell: Arc::default(),
+            options,
             attendant,
         };
         schema::migrate(&store.writers).await?;
@@ -167,6 +178,18 @@ impl PostgresStore {
             self.writers.close().await;
         }
         attended.map_err(|late| StoreError::Unavailable(late.into()))?
+    }
+
+    /// Makes [`Store::bell`] ring by itself for as long as this runs, which is until it is dropped. Without it arrivals have to
+    /// be looked for. `node_id` is no other node's.
+    pub fn listen(&self, node_id: Arc<str>) -> impl Future<Output = ()> + Send + 'static {
+        let (options, writers, bell) = (self.options.clone(), self.writers.clone(), self.bell.clone());
+        Listener { options, writers, bell, node_id }.run()
+    }
+
+    /// Tells `errand.publish` how large a payload may be.
+    pub async fn set_payload_max(&self, bytes_max: usize) -> Result<(), StoreError> {
+        arrivals::set_payload_max(&self.writers, bytes_max).await
     }
 
     /// The time as the server has it.
@@ -341,6 +364,14 @@ impl Store for PostgresStore {
 
     async fn forget(&self, outdated: Outdated, after: Option<JobId>, limit: u32) -> Result<Forgotten, StoreError> {
         Ok(forget::forget(&self.writers, outdated, after, (limit, self.slot())).await?)
+    }
+
+    async fn arrivals(&self, page: ArrivalPage) -> Result<Vec<Arrival>, StoreError> {
+        arrivals::read(&self.readers, page).await
+    }
+
+    fn bell(&self) -> Option<Arc<Bell>> {
+        Some(self.bell.clone())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

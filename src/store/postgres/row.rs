@@ -131,7 +131,7 @@ impl<'r> Fields<'r> {
         u32::try_from(self.get::<i64>(column)?).map_err(|_| self.corrupt(column))
     }
 
-    fn number_or_null(&self, column: &'static str) -> Result<Option<u32>, StoreError> {
+    pub(super) fn number_or_null(&self, column: &'static str) -> Result<Option<u32>, StoreError> {
         let number = self.get::<Option<i64>>(column)?;
         number.map(|number| u32::try_from(number).map_err(|_| self.corrupt(column))).transpose()
     }

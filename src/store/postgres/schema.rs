@@ -20,8 +20,11 @@ struct Migration {
 }
 
 /// In order of version, without a gap.
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, works_with: 1, sql: include_str!("migrations/0001_initial.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, works_with: 1, sql: include_str!("migrations/0001_initial.sql") },
+    // Nodes that know nothing of arrivals leave them to those that do.
+    Migration { version: 2, works_with: 1, sql: include_str!("migrations/0002_arrivals.sql") },
+];
 
 /// The newest version that this binary knows.
 pub(super) const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;

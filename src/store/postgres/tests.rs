@@ -1,5 +1,6 @@
 //! What the contract of stores cannot ask: several nodes on one database.
 
+mod arrivals;
 mod days;
 
 use std::sync::{

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
+    arrivals,
     columns::{JobChange, NewJob, brought, changed, job_columns, kept},
     connections::{Connections, Failure, Kind, Statement, Transaction},
     events, keys,
@@ -181,6 +182,12 @@ async fn apply(transaction: &mut Transaction, batch: &mut Batch<'_>) -> Result<(
 
 async fn create(transaction: &mut Transaction, batch: &mut Batch<'_>) -> Result<(), Failure> {
     let mut creations = batch.creations();
+    let arriving: Vec<JobId> =
+        batch.of(&creations).iter().filter(|step| step.arrives).map(|step| step.job.id).collect();
+    if !arriving.is_empty() {
+        let held = arrivals::hold(transaction, arriving).await?;
+        creations.retain(|index| !batch.steps[*index].arrives || held.contains(&batch.steps[*index].job.id));
+    }
     let is_keyed = creations.iter().any(|index| batch.steps[*index].job.idempotency_key.is_some());
     if is_keyed {
         let outcomes = keys::claim(transaction, &batch.of(&creations)).await?;
@@ -195,12 +202,15 @@ async fn create(transaction: &mut Transaction, batch: &mut Batch<'_>) -> Result<
     if is_keyed && inserted.len() < creations.len() {
         return Err(Failure::Conflict("a job was inserted at the same time".into()));
     }
+    let mut taken_in = Vec::new();
     for index in creations {
-        if inserted.remove(&batch.steps[index].job.id) {
+        let step = &batch.steps[index];
+        if inserted.remove(&step.job.id) {
             batch.outcomes[index] = Outcome::Applied;
+            taken_in.extend(step.arrives.then_some(step.job.id));
         }
     }
-    Ok(())
+    if taken_in.is_empty() { Ok(()) } else { arrivals::remove(transaction, taken_in).await }
 }
 
 const INSERT_JOBS: &str = concat!(

@@ -24,7 +24,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use probe::insert_rate;
 
-use super::{Agenda, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Ready, Store, StoreError, Tally};
+use super::{
+    Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Ready, Store, StoreError,
+    Tally,
+};
 use crate::model::{
     Job, JobEvent, JobId, Parts, Step, Timestamp,
     log::{JobLog, LogKind},
@@ -248,6 +251,15 @@ impl Store for SqliteStore {
         let next = aged.last().map(|job| job.id);
         let ids: Vec<JobId> = aged.iter().filter(|job| job.is_outdated).map(|job| job.id).collect();
         Ok(Forgotten { jobs: self.writer.forget(&ids, outdated).await?, next })
+    }
+
+    /// No other process may open the file, so none can publish in it.
+    async fn arrivals(&self, _page: ArrivalPage) -> Result<Vec<Arrival>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn bell(&self) -> Option<Arc<Bell>> {
+        None
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
