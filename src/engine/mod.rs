@@ -5,6 +5,7 @@
 
 mod agenda;
 mod alarm;
+mod arrivals;
 mod broadcast;
 mod committer;
 pub mod control;
@@ -194,6 +195,7 @@ impl Engine {
         drain.spawn("membership", membership::run(shared.clone()));
         drain.spawn("letters", membership::read(shared.clone()));
         drain.spawn("feeder", feeder::run(shared.clone()));
+        drain.spawn("arrivals", arrivals::run(shared.clone()));
         drain.spawn("reaper", reaper::run(shared.clone()));
         drain.spawn("agenda", agenda::run(shared.clone()));
         drain.spawn("expiry", janitor::run(shared.clone(), Duty::Expiry));

@@ -39,11 +39,15 @@ impl Foundation {
         };
         let Some(redis) = &config.redis else {
             let store = Arc::new(PostgresStore::open(url, Attendance::Alone).await?);
+            take_arrivals(config, &store, drain).await?;
             return Ok(Foundation { postgres: Some(store.clone()), ..alone(config, store, None) });
         };
         let store = Arc::new(PostgresStore::open(url, Attendance::Shared).await?);
         match shared(config, redis, store.clone(), drain).await {
-            Ok(foundation) => Ok(foundation),
+            Ok(foundation) => {
+                take_arrivals(config, &store, drain).await?;
+                Ok(foundation)
+            }
             Err(error) => {
                 store.close().await;
                 Err(error)
@@ -58,6 +62,20 @@ impl Foundation {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Lets SQL publish as this node would, and hears of it.
+async fn take_arrivals(config: &Config, store: &PostgresStore, drain: &Drain) -> Result<(), StartError> {
+    let told = store.set_payload_max(config.limits.payload_max_bytes).await;
+    told.map_err(|error| StartError::Unavailable(error.to_string()))?;
+    let (listening, stopped) = (store.listen(config.node_id.clone()), drain.token());
+    drain.spawn("listener", async move {
+        tokio::select! {
+            () = listening => {}
+            () = stopped.cancelled() => {}
+        }
+    });
+    Ok(())
 }
 
 async fn alone_on_sqlite(config: &Config, data_dir: &DataDir, path: Option<&Path>) -> Result<Foundation, StartError> {
