@@ -22,8 +22,7 @@ use crate::{
 const PAGE: ArrivalPage = ArrivalPage { arrivals_max: 256, bytes_max: 4 << 20 };
 /// How much later than the leading node the others look.
 const AFTER_LEADER: Duration = Duration::from_millis(40);
-/// How often the leading node looks, and how often the others do, though the bell has not rung.
-const LOOK_LEADING: Duration = Duration::from_secs(1);
+/// How often a node looks though the bell has not rung: seldom, for an idle node should ask for next to nothing.
 const LOOK: Duration = Duration::from_secs(5);
 /// How often the leading node looks where the bell cannot be relied on, in between arrivals and while there are some.
 const LOOK_DEAF: Duration = Duration::from_millis(250);
@@ -74,8 +73,7 @@ async fn turns(shared: &Shared, bell: &Bell) {
 /// How long to wait for the bell before looking all the same.
 fn patience(is_reliable: bool, leads: bool, is_busy: bool) -> Duration {
     match (is_reliable, leads, is_busy) {
-        (true, true, _) => LOOK_LEADING,
-        (true, false, _) => LOOK,
+        (true, _, _) => LOOK,
         (false, true, true) => LOOK_DEAF_BUSY,
         (false, true, false) => LOOK_DEAF,
         (false, false, _) => LOOK_DEAF_FOLLOWING,
@@ -155,7 +153,7 @@ mod tests {
 
     #[test]
     fn only_who_leads_looks_often_and_only_where_it_hears_nothing() {
-        assert!(patience(true, false, true) > patience(true, true, true));
+        assert_eq!(patience(true, false, true), patience(true, true, true));
         assert!(patience(false, false, true) > patience(false, true, true));
         assert!(patience(true, true, false) > patience(false, true, false));
         assert!(patience(false, true, false) > patience(false, true, true));

@@ -146,10 +146,10 @@ async fn the_database_knows_the_limits_of_the_service() {
     for arrival in store.arrivals(PAGE).await.expect("arrivals") {
         arrived(&arrival);
     }
-    store.set_payload_max(10).await.expect("a limit");
-    publish(&mut publisher, "'f', '{\"a\": 10}'").await.expect("ten bytes at most");
-    let (code, sentence) = publish(&mut publisher, "'f', '{\"a\": 100}'").await.expect_err("eleven bytes");
-    assert_eq!((code.as_str(), sentence.as_str()), ("54000", "Payload exceeds maximum size of 10 bytes"));
+    store.set_payload_max(9).await.expect("a limit");
+    publish(&mut publisher, "'f', '{\"a\": 10}'").await.expect("nine bytes");
+    let (code, sentence) = publish(&mut publisher, "'f', '{\"a\": 100}'").await.expect_err("ten bytes");
+    assert_eq!((code.as_str(), sentence.as_str()), ("54000", "Payload exceeds maximum size of 9 bytes"));
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn a_look_is_bounded_by_number_and_by_bytes() {
     let scratch = Scratch::new().await;
     let (store, mut publisher) = (scratch.store().await, scratch.connect().await);
     for _ in 0..5 {
-        publish(&mut publisher, "'f', jsonb_build_object('a', repeat('x', 990))").await.expect("a publish");
+        publish(&mut publisher, "'f', jsonb_build_object('a', repeat('x', 991))").await.expect("a publish");
     }
     for (arrivals_max, bytes_max, expected) in [(3, 1 << 20, 3), (100, 2_000, 2), (100, 2_001, 3), (100, 1, 1)] {
         let page = ArrivalPage { arrivals_max, bytes_max };
