@@ -140,3 +140,21 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::postgres::scratch::Scratch;
+
+    #[tokio::test]
+    async fn a_connection_without_notifications_is_found_deaf() {
+        // Notifications do not cross from one database to another, so its own never come.
+        let (here, elsewhere) = (Scratch::new().await, Scratch::new().await);
+        let options = |scratch: &Scratch| scratch.url().parse::<PgConnectOptions>().expect("a URL");
+        let writers = Connections::new(options(&elsewhere), 1);
+        let bell = Arc::new(Bell::default());
+        let listener = Listener { options: options(&here), writers, bell: bell.clone(), node_id: "node-1".into() };
+        assert!(matches!(listener.listen().await, Silence::Deaf));
+        assert!(!bell.is_reliable());
+    }
+}
