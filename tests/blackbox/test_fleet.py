@@ -296,7 +296,7 @@ def test_an_outage_of_postgres_fills_no_log(fleet, channel):
     for _ in range(40):
         assert rest.post("/api/jobs/publish", {"func": "f", "payload": {}, "channel": channel}).code == 503
     fleet.postgres.start()
-    eventually("the node serves again", lambda: is_ready(node), seconds=10)
+    eventually("the node serves again", lambda: requests.get(f"http://{node.http}/readyz", timeout=5).ok, seconds=10)
     # It is over with the first success a second after the last failure.
     ended = "the database takes what it is given again"
     eventually("the end is told", lambda: rest.publish(channel) and ended in node.log.read_text(), every=0.2)
