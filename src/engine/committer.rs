@@ -2,6 +2,9 @@
 //!
 //! Callers hand in steps; one loop takes what is waiting, stores it in one transaction, gives the hints and answers.
 //! There is no timer: idle adds nothing, and load makes batches by itself.
+//!
+//! Steps of jobs that are there go before new jobs. Under more load than can be borne it is publishers who wait, and not the
+//! runners who would make room for them; and a job that ends soon costs less than one that has been lined up for long.
 
 use std::sync::Arc;
 
@@ -16,13 +19,23 @@ use crate::{
 
 /// The most steps in one transaction: larger groups raise the latency and not the rate.
 const GROUP_MAX: usize = 1_024;
+/// What of that is left to new jobs, however much else is waiting.
+const GROUP_OF_NEW: usize = 256;
 
 /// What hears of stored steps, before their writers do.
 pub type Heard = Box<dyn Fn(Vec<Step>) -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
 #[derive(Clone)]
 pub struct Committer {
-    writes: mpsc::Sender<Write>,
+    moves: mpsc::Sender<Write>,
+    creations: mpsc::Sender<Write>,
+}
+
+/// What is waiting.
+struct Inbox {
+    moves: mpsc::Receiver<Write>,
+    /// Of new jobs, parts and retries among them.
+    creations: mpsc::Receiver<Write>,
 }
 
 struct Write {
@@ -48,8 +61,10 @@ impl Committer {
         heard: Heard,
         stopped: CancellationToken,
     ) -> (Committer, impl Future<Output = ()> + Send + 'static) {
-        let (writes, inbox) = mpsc::channel(pending_max);
-        (Committer { writes }, run(store, inbox, matchmaker, heard, stopped))
+        let (moves, waiting_moves) = mpsc::channel(pending_max);
+        let (creations, waiting_creations) = mpsc::channel(pending_max);
+        let inbox = Inbox { moves: waiting_moves, creations: waiting_creations };
+        (Committer { moves, creations }, run(store, inbox, matchmaker, heard, stopped))
     }
 
     /// Stores one step.
@@ -75,7 +90,9 @@ impl Committer {
             return Ok(Vec::new());
         }
         let (done, answer) = oneshot::channel();
-        match self.writes.try_send(Write { steps, atomicity, done }) {
+        let is_creation = steps.iter().any(|step| step.expected.is_none());
+        let writes = if is_creation { &self.creations } else { &self.moves };
+        match writes.try_send(Write { steps, atomicity, done }) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
                 return Err(EngineError::Busy("too many writes are waiting; try again"));
@@ -86,9 +103,47 @@ impl Committer {
     }
 }
 
+impl Inbox {
+    /// The next write; `None` once no more is to come. Once `stopped`, no more is taken in.
+    async fn next(&mut self, stopped: &CancellationToken) -> Option<Write> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(write) = self.moves.recv() => return Some(write),
+                Some(write) = self.creations.recv() => return Some(write),
+                () = stopped.cancelled(), if !self.moves.is_closed() => {
+                    self.moves.close();
+                    self.creations.close();
+                }
+                else => return None,
+            }
+        }
+    }
+
+    /// What waits behind `first` and fits into one transaction with it. A write that must be stored as a whole or not at all
+    /// is stored by itself; the one that was met is the second answer.
+    fn gather(&mut self, first: Write) -> (Vec<Write>, Option<Write>) {
+        let mut size = first.steps.len();
+        let mut group = vec![first];
+        let moves_max = if self.creations.is_empty() { GROUP_MAX } else { GROUP_MAX - GROUP_OF_NEW };
+        for (writes, size_max) in [(&mut self.moves, moves_max), (&mut self.creations, GROUP_MAX)] {
+            while size < size_max
+                && let Ok(write) = writes.try_recv()
+            {
+                if write.atomicity == Atomicity::All {
+                    return (group, Some(write));
+                }
+                size += write.steps.len();
+                group.push(write);
+            }
+        }
+        (group, None)
+    }
+}
+
 async fn run(
     store: Arc<dyn Store>,
-    mut inbox: mpsc::Receiver<Write>,
+    mut inbox: Inbox,
     matchmaker: Matchmaker,
     heard: Heard,
     stopped: CancellationToken,
@@ -98,20 +153,10 @@ async fn run(
     loop {
         let first = match held_over.take() {
             Some(write) => write,
-            None => {
-                let received = tokio::select! {
-                    biased;
-                    received = inbox.recv() => received,
-                    () = stopped.cancelled(), if !inbox.is_closed() => {
-                        inbox.close();
-                        continue;
-                    }
-                };
-                match received {
-                    Some(write) => write,
-                    None => return,
-                }
-            }
+            None => match inbox.next(&stopped).await {
+                Some(write) => write,
+                None => return,
+            },
         };
         if first.atomicity == Atomicity::All {
             let outcomes = store.commit_all(&first.steps).await;
@@ -124,22 +169,9 @@ async fn run(
             let _ = first.done.send(outcomes);
             continue;
         }
-        let mut group = vec![first];
-        let mut size = group[0].steps.len();
-        while size < GROUP_MAX {
-            match inbox.try_recv() {
-                Ok(write) if write.atomicity == Atomicity::Each => {
-                    size += write.steps.len();
-                    group.push(write);
-                }
-                Ok(write) => {
-                    held_over = Some(write);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        let outcomes = commit_group(store.as_ref(), group, size, &matchmaker, &heard).await;
+        let (group, met) = inbox.gather(first);
+        held_over = met;
+        let outcomes = commit_group(store.as_ref(), group, &matchmaker, &heard).await;
         note(&mut outage, &outcomes);
     }
 }
@@ -155,11 +187,10 @@ fn note(outage: &mut Outage, outcomes: &Result<impl Sized, StoreError>) {
 async fn commit_group(
     store: &dyn Store,
     mut group: Vec<Write>,
-    size: usize,
     matchmaker: &Matchmaker,
     heard: &Heard,
 ) -> Result<(), StoreError> {
-    let mut steps = Vec::with_capacity(size);
+    let mut steps = Vec::with_capacity(group.iter().map(|write| write.steps.len()).sum());
     let mut counts = Vec::with_capacity(group.len());
     for write in &mut group {
         counts.push(write.steps.len());
