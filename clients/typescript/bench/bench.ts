@@ -22,14 +22,14 @@ const SINGLES_IN_FLIGHT = 64;
 const BATCH = 1_000;
 
 async function timed(what: string, count: number, work: () => Promise<void>): Promise<void> {
-  const start = performance.now();
+  const begin = performance.now();
   await work();
-  const seconds = (performance.now() - start) / 1_000;
-  console.log(
-    `${what.padEnd(44)} ${Math.round(count / seconds)
-      .toLocaleString("en")
-      .padStart(9)} jobs/s`,
-  );
+  tell(what, count, begin);
+}
+
+function tell(what: string, count: number, begin: number): void {
+  const rate = (count / (performance.now() - begin)) * 1_000;
+  console.log(`${what.padEnd(44)} ${Math.round(rate).toLocaleString("en").padStart(9)} jobs/s`);
 }
 
 async function publishSingles(client: Client): Promise<void> {
@@ -45,16 +45,20 @@ async function publishBatches(client: Client): Promise<void> {
   for (let left = jobs; left > 0; left -= BATCH) await client.publishBatch(batch.slice(0, left));
 }
 
+/** From the first call to the last receipt: a runner that drains leaves once every result has its own. */
 async function execute(servers: string, token: string, channel: string, count: number): Promise<void> {
   let left = count;
+  let begin = 0;
   const runner = new Runner({ servers, token, channels: [channel], capacity });
   await new Promise<void>((resolve, reject) => {
     runner.register("bench.noop", async () => {
+      begin ||= performance.now();
       if (--left === 0) resolve();
     });
     runner.start().catch(reject);
   });
   await runner.drain();
+  tell(`execute no-ops, capacity ${capacity}`, count, begin);
 }
 
 const service = await Service.start();
@@ -63,7 +67,7 @@ try {
   const client = new Client({ servers: service.url, token });
   await timed(`publish singly, ${SINGLES_IN_FLIGHT} in flight`, SINGLES, () => publishSingles(client));
   await timed(`publish in batches of ${BATCH}`, jobs, () => publishBatches(client));
-  await timed(`execute no-ops, capacity ${capacity}`, jobs, () => execute(service.url, token, "bench", jobs));
+  await execute(service.url, token, "bench", jobs);
   client.close();
 } finally {
   await service.remove();

@@ -1,10 +1,16 @@
 //! What a runner holds and owes: leases, results without a receipt, and what is to be said next.
 //!
 //! Pure bookkeeping. No clock, no tasks, no sockets: the session performs what the ledger decides.
-//! A lease is held from its assignment until the receipt of its result, and every heartbeat names exactly
+//! A lease is held from its assignment until the receipt of its result, and every regular heartbeat names exactly
 //! the held ones; an execution whose lease is lost is stopped, and its result goes nowhere.
+//!
+//! New assignments are accepted at once, by a heartbeat that names only them. It must not name the others: a lease
+//! whose receipt is on its way would be answered as lost, one message for each, and a busy runner always has some.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    mem,
+};
 
 use errand_proto::v1::{
     CommandReply, Heartbeat, Lease, Progress, Released, Result as JobResult, ResultReceipt, Results, SetCapacity,
@@ -78,6 +84,8 @@ pub struct Ledger {
     progress_queued: usize,
     replies: VecDeque<CommandReply>,
     heartbeat_due: bool,
+    /// Assigned since the last heartbeat.
+    to_accept: Vec<LeaseKey>,
     /// What the service was told last.
     announced: u32,
     /// What it should know.
@@ -149,8 +157,8 @@ impl Ledger {
             Some(Execution::Lost) => {}
             Some(_) => return Decision::Duplicate,
             None if self.running() < self.capacity as usize => {
-                self.executions.insert(key, Execution::Running);
-                self.heartbeat_due = true;
+                self.executions.insert(key.clone(), Execution::Running);
+                self.to_accept.push(key);
                 return Decision::Start;
             }
             None => {}
@@ -240,14 +248,24 @@ impl Ledger {
     }
 
     pub fn has_outgoing(&self) -> bool {
-        self.heartbeat_due || self.announced != self.capacity || !self.replies.is_empty() || !self.outbox.is_empty()
+        self.heartbeat_due
+            || !self.to_accept.is_empty()
+            || self.announced != self.capacity
+            || !self.replies.is_empty()
+            || !self.outbox.is_empty()
     }
 
     /// The next message to send, most urgent first.
     pub fn next_outgoing(&mut self) -> Option<Message> {
         if self.heartbeat_due {
             self.heartbeat_due = false;
+            self.to_accept.clear();
             return Some(Message::Heartbeat(Heartbeat { leases: self.leases() }));
+        }
+        let accepted = mem::take(&mut self.to_accept);
+        let leases: Vec<_> = accepted.iter().filter(|key| self.runs(key)).map(Lease::from).collect();
+        if !leases.is_empty() {
+            return Some(Message::Heartbeat(Heartbeat { leases }));
         }
         if self.announced != self.capacity {
             self.announced = self.capacity;
@@ -296,8 +314,12 @@ impl Ledger {
         let Some(key) = lease.map(LeaseKey::from) else {
             return false;
         };
-        self.unreceipted.contains_key(&key)
-            || self.executions.get(&key).is_some_and(|execution| *execution != Execution::Lost)
+        self.unreceipted.contains_key(&key) || self.runs(&key)
+    }
+
+    /// True for an execution that holds a lease.
+    fn runs(&self, key: &LeaseKey) -> bool {
+        self.executions.get(key).is_some_and(|execution| *execution != Execution::Lost)
     }
 }
 

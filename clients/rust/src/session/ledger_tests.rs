@@ -43,6 +43,21 @@ fn an_assignment_is_accepted_by_the_next_message() {
 }
 
 #[test]
+fn accepting_names_only_what_is_new() {
+    let mut ledger = Ledger::new(3);
+    ledger.assign(&lease("a"));
+    ledger.next_outgoing();
+    ledger.assign(&lease("b"));
+    ledger.assign(&lease("c"));
+    ledger.lose(&key("b"));
+    let beat = |leases| Some(Message::Heartbeat(Heartbeat { leases }));
+    assert_eq!(ledger.next_outgoing(), beat(vec![lease("c")]));
+    assert_eq!(ledger.next_outgoing(), None);
+    ledger.heartbeat_due();
+    assert_eq!(ledger.next_outgoing(), beat(vec![lease("a"), lease("c")]));
+}
+
+#[test]
 fn a_lease_is_held_until_its_receipt() {
     let mut ledger = Ledger::new(1);
     ledger.assign(&lease("a"));

@@ -2,8 +2,11 @@
  * What a runner holds and owes: leases, results without a receipt, and what is to be said next.
  *
  * Pure bookkeeping. No clock, no timers, no sockets: the session performs what the ledger decides. A lease is held from
- * its assignment until the receipt of its result, and every heartbeat names exactly the held ones; an execution whose
- * lease is lost is stopped, and its result goes nowhere.
+ * its assignment until the receipt of its result, and every regular heartbeat names exactly the held ones; an execution
+ * whose lease is lost is stopped, and its result goes nowhere.
+ *
+ * New assignments are accepted at once, by a heartbeat that names only them. It must not name the others: a lease whose
+ * receipt is on its way would be answered as lost, one message for each, and a busy runner always has some.
  */
 import type { Lease } from "../gen/errand/v1/job.js";
 import type { AttachRequest, CommandReply, LogLine, Result, ResultReceipt } from "../gen/errand/v1/runners.js";
@@ -33,6 +36,8 @@ export class Ledger {
   /** In the order in which they were spent. */
   readonly #spent = new Set<LeaseKey>();
   readonly #outbox: Outbox;
+  /** Assigned since the last heartbeat. */
+  #toAccept: LeaseKey[] = [];
   #lost = 0;
   /** What the service was told last. */
   #announced: number;
@@ -111,7 +116,7 @@ export class Ledger {
       this.#executions.set(key, "running");
       this.#leases.set(key, lease);
       // At once: an assignment that no heartbeat names goes to another runner.
-      this.#outbox.heartbeatDue = true;
+      this.#toAccept.push(key);
       return "start";
     }
     this.#owe(key, lease, { $case: "released", value: {} }, undefined);
@@ -207,20 +212,31 @@ export class Ledger {
 
   /** True where there is something to say. */
   get hasOutgoing(): boolean {
-    return this.#announced !== this.#capacity || !this.#outbox.isEmpty;
+    return this.#toAccept.length > 0 || this.#announced !== this.#capacity || !this.#outbox.isEmpty;
   }
 
   /** The next message to send, most urgent first; undefined where there is none. */
   nextOutgoing(): Said | undefined {
     if (this.#outbox.heartbeatDue) {
       this.#outbox.heartbeatDue = false;
+      this.#toAccept = [];
       return { $case: "heartbeat", value: { leases: this.leases() } };
     }
+    const accepted = this.#takeAccepted();
+    if (accepted.length > 0) return { $case: "heartbeat", value: { leases: accepted } };
     if (this.#announced !== this.#capacity) {
       this.#announced = this.#capacity;
       return { $case: "setCapacity", value: { capacity: this.#capacity } };
     }
     return this.#outbox.next(this.#leases, this.#unreceipted);
+  }
+
+  /** The leases of new assignments that were not lost meanwhile. */
+  #takeAccepted(): Lease[] {
+    if (this.#toAccept.length === 0) return [];
+    const keys = this.#toAccept;
+    this.#toAccept = [];
+    return keys.map((key) => this.#leases.get(key)).filter((lease) => lease !== undefined);
   }
 }
 
