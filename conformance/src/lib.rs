@@ -5,6 +5,7 @@
 //! at once. Deliberately absent: timed judgements. A scenario waits long for what must happen, and only what must not
 //! happen is watched for a short while.
 
+mod authority;
 mod json;
 mod kit;
 mod proxy;

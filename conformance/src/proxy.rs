@@ -72,6 +72,11 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Severs every connection there is; new ones are taken.
     pub fn cut(&self) {
         std::mem::take(&mut *self.state.fate()).cut.cancel();

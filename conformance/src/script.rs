@@ -137,7 +137,7 @@ impl Play {
 /// What a runner of these scripts is told to be.
 pub fn part(scripts: &[&Script], capacity: u32) -> Part {
     let servers = scripts.iter().map(|script| script.url().to_owned()).collect();
-    Part { servers, token: TOKEN.to_owned(), channel: CHANNEL.to_owned(), capacity }
+    Part { servers, token: TOKEN.to_owned(), channel: CHANNEL.to_owned(), capacity, files: Vec::new() }
 }
 
 /// A Welcome with a heartbeat interval of 300 ms.

@@ -1,7 +1,7 @@
 //! A service of the kit's own: the same executable on a private data directory and a free port. It can be killed and
 //! started again where it was.
 
-use std::{fs::OpenOptions, net::SocketAddr, path::PathBuf, process::Stdio};
+use std::{ffi::OsString, fs::OpenOptions, net::SocketAddr, path::PathBuf, process::Stdio};
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -34,14 +34,16 @@ pub const PATIENT: Timings =
 pub struct Service {
     kit: Kit,
     timings: Timings,
+    switches: Vec<OsString>,
     child: Child,
     address: SocketAddr,
 }
 
 impl Service {
-    pub async fn start(kit: &Kit, timings: Timings) -> Verdict<Self> {
-        let (child, address) = launch(kit, timings, "127.0.0.1:0").await?;
-        Ok(Self { kit: kit.clone(), timings, child, address })
+    /// With further switches, e.g. for TLS.
+    pub async fn start(kit: &Kit, timings: Timings, switches: Vec<OsString>) -> Verdict<Self> {
+        let (child, address) = launch(kit, timings, &switches, "127.0.0.1:0").await?;
+        Ok(Self { kit: kit.clone(), timings, switches, child, address })
     }
 
     /// Where it listens for gRPC.
@@ -56,7 +58,7 @@ impl Service {
 
     /// Once more, on the same data and the same port.
     pub async fn start_again(&mut self) -> Verdict {
-        (self.child, self.address) = launch(&self.kit, self.timings, &self.address.to_string()).await?;
+        (self.child, self.address) = launch(&self.kit, self.timings, &self.switches, &self.address.to_string()).await?;
         Ok(())
     }
 
@@ -82,7 +84,7 @@ fn data_dir(kit: &Kit) -> PathBuf {
     kit.folder.join("data")
 }
 
-async fn launch(kit: &Kit, timings: Timings, grpc: &str) -> Verdict<(Child, SocketAddr)> {
+async fn launch(kit: &Kit, timings: Timings, switches: &[OsString], grpc: &str) -> Verdict<(Child, SocketAddr)> {
     let mut command = Command::new(&*kit.errand);
     clean(&mut command);
     let log = OpenOptions::new().create(true).append(true).open(kit.service_log())?;
@@ -91,6 +93,7 @@ async fn launch(kit: &Kit, timings: Timings, grpc: &str) -> Verdict<(Child, Sock
         .arg(data_dir(kit))
         .args(["--heartbeat-interval", timings.heartbeat_interval, "--accept-timeout", timings.accept_timeout])
         .args(["--lease-ttl", timings.lease_ttl, "--resume-window", timings.resume_window])
+        .args(switches)
         .current_dir(&kit.folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,6 +1,6 @@
 //! The real service, a proxy before it, and the runner under test attached through that.
 
-use std::time::Duration;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use errand_client::{Client, Job, JobFilter, JobStatus, NewJob, Servers, endpoint::Transport};
 use errand_proto::v1::{
@@ -9,6 +9,7 @@ use errand_proto::v1::{
 use serde_json::value::RawValue;
 
 use crate::{
+    authority::Identity,
     kit::Kit,
     proxy::Proxy,
     scenario::{Flaw, PATIENCE, Verdict, ensure, eventually, soon},
@@ -27,6 +28,22 @@ impl Default for Setup {
     fn default() -> Self {
         Self { capacity: 4, timings: QUICK }
     }
+}
+
+/// By what the kit's own client dials a service that speaks TLS.
+pub const NAME: &str = "localhost";
+
+/// TLS on a stage.
+#[derive(Debug)]
+pub struct Tls {
+    /// The service's switches.
+    pub switches: Vec<OsString>,
+    /// Who signed the server's certificate.
+    pub authority: PathBuf,
+    /// What the kit's own client shows.
+    pub own: Identity,
+    /// The runner's variables.
+    pub runner: Vec<(&'static str, PathBuf)>,
 }
 
 /// See the module.
@@ -56,15 +73,43 @@ impl Stage {
 
     /// Everything started; `prepare` has the proxy before the runner comes.
     pub async fn dark(kit: &Kit, setup: Setup, prepare: impl FnOnce(&Proxy)) -> Verdict<Self> {
-        let service = Service::start(kit, setup.timings).await?;
+        let service = Service::start(kit, setup.timings, Vec::new()).await?;
+        let servers = Servers::at(service.address().to_string());
+        Self::before(kit, setup, service, servers, "http", Vec::new(), prepare).await
+    }
+
+    /// Everything started, and the service speaks TLS. The runner is not attached yet.
+    pub async fn secure(kit: &Kit, setup: Setup, tls: Tls) -> Verdict<Self> {
+        let service = Service::start(kit, setup.timings, tls.switches).await?;
+        let servers = Servers::at(format!("https://{NAME}:{}", service.address().port()))
+            .authority_file(&tls.authority)
+            .identity_files(&tls.own.certificate, &tls.own.key);
+        Self::before(kit, setup, service, servers, "https", tls.runner, |_| {}).await
+    }
+
+    async fn before(
+        kit: &Kit,
+        setup: Setup,
+        service: Service,
+        servers: Servers,
+        scheme: &str,
+        files: Vec<(&'static str, PathBuf)>,
+        prepare: impl FnOnce(&Proxy),
+    ) -> Verdict<Self> {
         let token = service.token().await?;
         let proxy = Proxy::before(service.address()).await?;
         prepare(&proxy);
-        let client = Client::connect(Servers::at(service.address().to_string()).token(&token)).await?;
+        let client = Client::connect(servers.token(&token)).await?;
         let channel = "conformance".to_owned();
-        let part = Part { servers: vec![proxy.url()], token, channel, capacity: setup.capacity };
+        let servers = vec![format!("{scheme}://{}", proxy.address())];
+        let part = Part { servers, token, channel, capacity: setup.capacity, files };
         let runner = Subject::start(kit, &part)?;
         Ok(Self { kit: kit.clone(), part, service, proxy, runner, client })
+    }
+
+    /// What the runner has written so far.
+    pub fn said(&self) -> Verdict<String> {
+        Ok(std::fs::read_to_string(self.kit.runner_log())?)
     }
 
     /// Another process of the runner, after the one before has ended.

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
+    path::PathBuf,
     process::{ExitStatus, Stdio},
 };
 
@@ -24,6 +25,8 @@ pub struct Part {
     pub token: String,
     pub channel: String,
     pub capacity: u32,
+    /// Further variables of its environment, which name files.
+    pub files: Vec<(&'static str, PathBuf)>,
 }
 
 /// A running process of the command under test. Dropped, it and its children are killed.
@@ -47,6 +50,7 @@ impl Subject {
             .env("ERRAND_TOKEN", &part.token)
             .env("ERRAND_CHANNELS", &part.channel)
             .env("ERRAND_CAPACITY", part.capacity.to_string())
+            .envs(part.files.iter().map(|(name, file)| (name, file)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

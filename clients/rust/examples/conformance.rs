@@ -67,6 +67,8 @@ struct Gauge {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Why it has no connection is a warning, and the kit wants to read it.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let mut runner = Runner::new(Servers::from_env());
     for channel in variable("ERRAND_CHANNELS").split(',').filter(|channel| !channel.is_empty()) {

@@ -50,13 +50,14 @@ pub struct Servers {
     urls: String,
     token: Option<String>,
     authority: Option<PathBuf>,
-    identity: Option<(PathBuf, PathBuf)>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
 }
 
 impl Servers {
     /// One URL, or several separated by commas. `https://` speaks TLS; a bare `host:port` means `http://`.
     pub fn at(urls: impl Into<String>) -> Self {
-        Self { urls: urls.into(), token: None, authority: None, identity: None }
+        Self { urls: urls.into(), token: None, authority: None, certificate: None, key: None }
     }
 
     /// From `ERRAND_SERVER`, `ERRAND_TOKEN`, `ERRAND_TLS_CA`, `ERRAND_CLIENT_TLS_CERT` and `ERRAND_CLIENT_TLS_KEY`;
@@ -68,7 +69,8 @@ impl Servers {
             urls: variable("ERRAND_SERVER").unwrap_or_else(|| LOCAL.to_owned()),
             token: variable("ERRAND_TOKEN"),
             authority: file("ERRAND_TLS_CA"),
-            identity: file("ERRAND_CLIENT_TLS_CERT").zip(file("ERRAND_CLIENT_TLS_KEY")),
+            certificate: file("ERRAND_CLIENT_TLS_CERT"),
+            key: file("ERRAND_CLIENT_TLS_KEY"),
         }
     }
 
@@ -89,7 +91,7 @@ impl Servers {
     /// PEM files of this program's certificate and private key, for mutual TLS.
     #[must_use]
     pub fn identity_files(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.identity = Some((certificate.into(), key.into()));
+        (self.certificate, self.key) = (Some(certificate.into()), Some(key.into()));
         self
     }
 
@@ -122,8 +124,14 @@ impl Servers {
             Some(file) => tls.ca_certificate(Certificate::from_pem(read(file)?)),
             None => tls.with_enabled_roots(),
         };
-        if let Some((certificate, key)) = &self.identity {
-            tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?)),
+            (None, None) => {}
+            _ => {
+                return Err(EndpointError::Invalid(
+                    "a client certificate needs its key, and a key its certificate".to_owned(),
+                ));
+            }
         }
         Ok(tls)
     }
@@ -268,6 +276,12 @@ mod tests {
     #[test]
     fn a_token_is_not_shown() {
         assert!(!format!("{:?}", Servers::at("h:1").token("secret")).contains("secret"));
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_refused() {
+        let servers = Servers { certificate: Some("client.pem".into()), ..Servers::at("https://h:1") };
+        assert!(servers.dialer().unwrap_err().to_string().contains("needs its key"));
     }
 
     #[test]

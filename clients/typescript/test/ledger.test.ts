@@ -54,6 +54,18 @@ test("a lease is named from its assignment to its receipt", () => {
   assert.deepEqual(heartbeats(said(ledger)), [[]]);
 });
 
+test("accepting names only what is new", () => {
+  const ledger = new Ledger(3);
+  ledger.assign(lease("a"));
+  ledger.nextOutgoing();
+  ledger.assign(lease("b"));
+  ledger.assign(lease("c"));
+  ledger.lose(key("b"));
+  assert.deepEqual(heartbeats(said(ledger)), [["c"]]);
+  ledger.heartbeatDue();
+  assert.deepEqual(heartbeats(said(ledger)), [["a", "c"]]);
+});
+
 test("results that end together leave in one message", () => {
   const ledger = new Ledger(3);
   for (const id of ["a", "b", "c"]) ledger.assign(lease(id));

@@ -84,3 +84,18 @@ test("a server whose certificate nobody vouches for is refused, and the reason t
   });
   client.close();
 });
+
+test("the environment names the certificates where the program does not", async () => {
+  const named = { ERRAND_TLS_CA: "ca.pem", ERRAND_CLIENT_TLS_CERT: "client.pem", ERRAND_CLIENT_TLS_KEY: "client.key" };
+  for (const [variable, name] of Object.entries(named)) process.env[variable] = file(name);
+  try {
+    const client = new Client({ servers: secure(), token });
+    assert.ok(Array.isArray((await client.list()).jobs));
+    client.close();
+    delete process.env["ERRAND_CLIENT_TLS_KEY"];
+    assert.throws(() => new Client({ servers: secure(), token }), /needs its key/);
+    assert.throws(() => new Runner({ servers: secure(), token }), /needs its key/);
+  } finally {
+    for (const variable of Object.keys(named)) Reflect.deleteProperty(process.env, variable);
+  }
+});

@@ -1,4 +1,4 @@
-//! All scenarios, a file a subject. Those of `results` to `network` play the real service; those of `words` to `away` a
+//! All scenarios, a file a subject. Those of `results` to `tls` play the real service; those of `words` to `away` a
 //! scripted one.
 
 mod away;
@@ -12,6 +12,7 @@ mod network;
 mod reports;
 mod results;
 mod stops;
+mod tls;
 mod words;
 
 use crate::scenario::Scenario;
@@ -27,6 +28,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
         control::SCENARIOS,
         leaving::SCENARIOS,
         network::SCENARIOS,
+        tls::SCENARIOS,
     ];
     let script = [words::SCENARIOS, leases::SCENARIOS, stops::SCENARIOS, away::SCENARIOS];
     service.into_iter().chain(script).flatten()

@@ -34,7 +34,7 @@ scenarios! {
 const LASTING: Setup = Setup { capacity: 4, timings: PATIENT };
 
 /// The job ran once, and the process started it once.
-fn ran_once(job: &errand_client::Job) -> Verdict {
+pub(super) fn ran_once(job: &errand_client::Job) -> Verdict {
     let result = completed_at_once(job)?;
     ensure!(same(&result, r#"{"starts": 1}"#), "the function should be started once: {result}");
     Ok(())

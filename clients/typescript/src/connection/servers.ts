@@ -1,6 +1,8 @@
 /**
  * Where the service is and how to speak to it: URLs, TLS, and the token.
  */
+import { readFileSync } from "node:fs";
+
 import { type ChannelOptions, type ChannelCredentials, credentials } from "@grpc/grpc-js";
 
 /** Certificates, as PEM text or bytes. */
@@ -28,7 +30,10 @@ export interface ConnectionOptions {
   readonly servers?: string | readonly string[];
   /** What `errand token` printed, or your identity provider issued; `ERRAND_TOKEN` unless given. */
   readonly token?: Token;
-  /** Certificates, for `https` servers. */
+  /**
+   * Certificates, for `https` servers; unless given, those in the files that `ERRAND_TLS_CA`, `ERRAND_CLIENT_TLS_CERT`
+   * and `ERRAND_CLIENT_TLS_KEY` name.
+   */
   readonly tls?: TlsOptions;
 }
 
@@ -78,6 +83,28 @@ export async function currentToken(token: Token | undefined): Promise<string | u
   const source = token ?? process.env["ERRAND_TOKEN"];
   const text = (typeof source === "function" ? await source() : source)?.trim();
   return text === "" ? undefined : text;
+}
+
+/** The certificates for these servers; undefined where none of them speaks TLS. */
+export function currentTls(tls: TlsOptions | undefined, servers: readonly Server[]): TlsOptions | undefined {
+  if (!servers.some(({ secure }) => secure)) return undefined;
+  const current = tls ?? tlsOfEnvironment();
+  if ((current.cert === undefined) !== (current.key === undefined)) {
+    throw new TypeError("a client certificate needs its key, and a key its certificate");
+  }
+  return current;
+}
+
+function tlsOfEnvironment(): TlsOptions {
+  const [ca, cert, key] = ["ERRAND_TLS_CA", "ERRAND_CLIENT_TLS_CERT", "ERRAND_CLIENT_TLS_KEY"].map((variable) => {
+    const file = process.env[variable];
+    return file === undefined || file === "" ? undefined : readFileSync(file);
+  });
+  return {
+    ...(ca === undefined ? {} : { ca }),
+    ...(cert === undefined ? {} : { cert }),
+    ...(key === undefined ? {} : { key }),
+  };
 }
 
 /** What a channel to `server` is made with. */

@@ -14,9 +14,11 @@ import {
   channelCredentials,
   channelOptions,
   type ConnectionOptions,
+  currentTls,
   currentToken,
   parseServers,
   type Server,
+  type TlsOptions,
 } from "./servers.js";
 
 /** What every call takes beside its own arguments. */
@@ -60,6 +62,7 @@ const NOT_RESOLVED = "Name resolution failed";
 export class Transport {
   readonly #options: TransportOptions;
   readonly #servers: readonly Server[];
+  readonly #tls: TlsOptions | undefined;
   readonly #channels: (Channel | undefined)[] = [];
   /** The server that answered last. */
   #current = 0;
@@ -68,6 +71,7 @@ export class Transport {
   constructor(options: TransportOptions) {
     this.#options = options;
     this.#servers = parseServers(options.servers);
+    this.#tls = currentTls(options.tls, this.#servers);
   }
 
   /** Calls a method that takes one message and answers with one. */
@@ -178,8 +182,8 @@ export class Transport {
     const server = this.#server(index);
     return (this.#channels[index] ??= new Channel(
       server.address,
-      channelCredentials(server, this.#options.tls),
-      channelOptions(this.#options.tls, {
+      channelCredentials(server, this.#tls),
+      channelOptions(this.#tls, {
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.max_reconnect_backoff_ms": 2_000,
         // Two clients with different certificates must not share a connection.

@@ -4,7 +4,14 @@
 import os from "node:os";
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "node:worker_threads";
 
-import { type ConnectionOptions, currentToken, parseServers } from "../connection/servers.js";
+import {
+  type ConnectionOptions,
+  currentTls,
+  currentToken,
+  parseServers,
+  type Server,
+  type TlsOptions,
+} from "../connection/servers.js";
 import { ErrandError } from "../errors.js";
 import type { FromSession, Leaving, SessionSettings, ToSession } from "../session/messages.js";
 import type { JobFunction } from "./context.js";
@@ -56,6 +63,8 @@ export class Runner {
    */
   readonly closed: Promise<void>;
   readonly #options: RunnerOptions;
+  readonly #servers: readonly Server[];
+  readonly #tls: TlsOptions | undefined;
   readonly #channels: readonly string[];
   readonly #capacity: number;
   readonly #functions = new Map<string, AnyFunction>();
@@ -76,7 +85,8 @@ export class Runner {
     this.#channels = options.channels ?? ["default"];
     this.#capacity = options.capacity ?? CAPACITY_DEFAULT;
     this.runnerId = options.runnerId ?? madeUpId();
-    parseServers(options.servers);
+    this.#servers = parseServers(options.servers);
+    this.#tls = currentTls(options.tls, this.#servers);
     if (this.#channels.length === 0) throw new TypeError("channels must name at least one channel");
     if (!(Number.isInteger(this.#capacity) && this.#capacity >= 1 && this.#capacity <= CAPACITY_MAX)) {
       throw new TypeError(`capacity must be a whole number from 1 to ${CAPACITY_MAX}`);
@@ -189,12 +199,12 @@ export class Runner {
   }
 
   async #settings(): Promise<SessionSettings> {
-    const { servers, token, tls } = this.#options;
+    const { token } = this.#options;
     return {
-      servers: parseServers(servers),
+      servers: this.#servers,
       token: await currentToken(token),
       asksForToken: typeof token === "function",
-      tls,
+      tls: this.#tls,
       runnerId: this.runnerId,
       channels: this.#channels,
       capacity: this.#capacity,
