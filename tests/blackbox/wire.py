@@ -41,7 +41,12 @@ _folder = _generate()
 from errand.v1 import health_pb2, health_pb2_grpc, job_pb2, jobs_pb2, jobs_pb2_grpc  # noqa: E402
 from errand.v1 import runners_pb2, runners_pb2_grpc  # noqa: E402
 
-__all__ = ["health_pb2", "job_pb2", "jobs_pb2", "jobs_pb2_grpc", "runners_pb2", "Grpc", "code_of", "reason_of"]
+__all__ = ["health_pb2", "job_pb2", "jobs_pb2", "jobs_pb2_grpc", "runners_pb2", "Grpc", "code_of", "reason_of", "stubs"]
+
+
+def stubs():
+    """Where the stubs are, for a process of its own."""
+    return _folder.name
 
 
 class _CallDetails(
