@@ -1,12 +1,16 @@
 """The examples do what their READMEs say, by the commands that these name."""
 
 import datetime
+import os
+import pathlib
 import re
+import socket
+import subprocess
 import sys
 
 import pytest
 from PIL import Image
-from service import REPOSITORY, Process, environment, eventually
+from service import ERRAND, REPOSITORY, Process, environment, eventually
 
 import errand
 
@@ -88,6 +92,53 @@ def test_a_nightly_report_is_made_and_the_next_one_scheduled(start, owner, tmp_p
     (following,) = owner.list_jobs(errand.Filters(channel="reports", status="pending"))
     assert following.payload["day"] == "2026-02-01"
     assert following.run_at - job.run_at == datetime.timedelta(days=1)
+
+
+BLOCK = re.compile(r"(?:`(\w+\.py)`:\n\n)?```(sh|python)\n(.*?)```", re.DOTALL)
+OURS = ("python3 -m venv", ". venv/", "pip install", 'export PATH="$source/')
+"""What a test has already: these lines of the page are left out, and would be missed if they were not there."""
+
+
+def test_the_first_runner_does_what_its_page_says(tmp_path):
+    """Every block in its order, in one shell: files are written as the page has them, commands run as they stand."""
+    grpc, smtp = free_port(), free_port()
+    script, left_out = [], []
+    for name, language, text in BLOCK.findall((REPOSITORY / "docs" / "first-runner.md").read_text()):
+        if language == "python":
+            assert text == (EXAMPLES / "thousand_mails" / name).read_text(), f"{name} is not the example's"
+            script.append(f"cat > {name} <<'END'\n{text}END\n")
+            continue
+        for line in text.splitlines():
+            (left_out if line.startswith(OURS) else script).append(line.replace("2525", str(smtp)) + "\n")
+    assert len(left_out) == len(OURS)
+    # Ends what the page starts, should it stop in the middle.
+    script.insert(0, "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n")
+    start = tmp_path / "errand"
+    (start / "bin").mkdir(parents=True)
+    (start / "bin" / "errand").symlink_to(ERRAND)
+    (start / "examples").symlink_to(EXAMPLES)
+    path = f"{start}/bin:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    ports = {"ERRAND_GRPC": f"127.0.0.1:{grpc}", "ERRAND_HTTP": "off", "ERRAND_SERVER": f"http://127.0.0.1:{grpc}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "".join(script)],
+        cwd=start,
+        env=environment(PATH=path, **ports),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    logs = "".join(file.read_text() for file in sorted((tmp_path / "mails").glob("*.log")))
+    assert "done, 0 failed" in said, said + logs
+    assert "1000 mails, 1000 deliveries" in said, said + logs
+    assert done.returncode == 0, said + logs
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_every_example_says_how_to_run_it():
