@@ -25,14 +25,13 @@ use futures::{FutureExt as _, future::BoxFuture};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
-    task::{Id, JoinError, JoinSet},
     time::{Instant, Interval, sleep_until},
 };
 
 use self::{
     backoff::Backoff,
     command::Counters,
-    executions::Running,
+    executions::{Ends, Launch, Running},
     ledger::{LeaseKey, Ledger},
     link::{Link, LinkError},
     report::Reports,
@@ -123,7 +122,8 @@ enum Event {
     Room,
     HeartbeatDue,
     Reported(LeaseKey),
-    Ended(Result<(Id, Outcome), JoinError>),
+    /// Some executions have.
+    Ended,
     Shutdown(Shutdown),
     OutOfTime,
 }
@@ -138,14 +138,13 @@ struct Session<E> {
     server: usize,
     session_id: String,
     taken_tries: u32,
-    executions: JoinSet<Outcome>,
+    /// Every execution that has not ended, started or not.
     running: BTreeMap<LeaseKey, Running>,
+    ends: Arc<Ends>,
     /// Assigned, and not to be started before a heartbeat has named them.
-    unaccepted: Vec<LeaseKey>,
+    unaccepted: Vec<Launch>,
     /// A heartbeat that names them is on its way out.
     accepts: bool,
-    /// Which execution a spawned one is.
-    keys: BTreeMap<Id, LeaseKey>,
     reports: Arc<Reports>,
     runtime: Handle,
     owner: Owner,
@@ -176,11 +175,10 @@ impl<E: Executor> Session<E> {
             server: 0,
             session_id: String::new(),
             taken_tries: 0,
-            executions: JoinSet::new(),
             running: BTreeMap::new(),
+            ends: Arc::default(),
             unaccepted: Vec::new(),
             accepts: false,
-            keys: BTreeMap::new(),
             reports: Arc::default(),
             runtime,
             owner,
@@ -209,14 +207,14 @@ impl<E: Executor> Session<E> {
         if let Line::Up(link, _) = self.line {
             link.close().await;
         }
-        // Executions that outlived every patience are aborted with the set.
+        // Executions that outlived every patience hear of it: whoever could stop them is gone.
         (Ok(()), self.owner)
     }
 
-    /// Whatever happens next. Every branch is cancel-safe: streams, channels and join sets lose nothing when a
-    /// wait is dropped, the dialling future is kept in `line`, and a reserved place is only a sign of room.
+    /// Whatever happens next. Every branch is cancel-safe: streams and channels lose nothing when a wait is
+    /// dropped, the dialling future is kept in `line`, and a reserved place is only a sign of room.
     async fn next_event(&mut self) -> Event {
-        let Self { line, ledger, executions, reports, shutdown, leave_by, owner, leaving, .. } = self;
+        let Self { line, ledger, ends, reports, shutdown, leave_by, owner, leaving, .. } = self;
         let line_event = async {
             match line {
                 Line::Down(dialled) => Event::Opened(dialled.await.map(Box::new)),
@@ -230,7 +228,7 @@ impl<E: Executor> Session<E> {
         };
         tokio::select! {
             event = line_event => event,
-            Some(ended) = executions.join_next_with_id() => Event::Ended(ended),
+            () = ends.some() => Event::Ended,
             key = reports.due(), if ledger.takes_progress() => Event::Reported(key),
             Ok(()) = shutdown.changed() => Event::Shutdown(*shutdown.borrow_and_update()),
             () = owner.closed(), if *leaving < Shutdown::Release => Event::Shutdown(Shutdown::Release),
@@ -248,17 +246,19 @@ impl<E: Executor> Session<E> {
             Event::Room => self.send(),
             Event::HeartbeatDue => self.ledger.heartbeat_due(),
             Event::Reported(key) => self.reported(&key),
-            Event::Ended(ended) => self.ended(ended),
+            Event::Ended => self.take_ended(),
             Event::Shutdown(shutdown) => self.shut_down(shutdown),
             Event::OutOfTime => {}
         }
-        if self.leaving > Shutdown::Stay && self.executions.is_empty() && self.leave_by.is_none() {
+        if self.leaving > Shutdown::Stay && self.running.is_empty() && self.leave_by.is_none() {
             self.leave_by = Some(Instant::now() + FLUSH_MAX);
         }
         Ok(())
     }
 
     fn send(&mut self) {
+        // What has ended by now goes along.
+        self.take_ended();
         let Line::Up(link, _) = &self.line else {
             return;
         };
@@ -318,7 +318,7 @@ impl<E: Executor> Session<E> {
 
     fn is_over(&self) -> bool {
         let out_of_time = self.leave_by.is_some_and(|by| Instant::now() >= by);
-        self.leaving > Shutdown::Stay && (out_of_time || self.executions.is_empty() && self.ledger.is_settled())
+        self.leaving > Shutdown::Stay && (out_of_time || self.running.is_empty() && self.ledger.is_settled())
     }
 }
 

@@ -73,7 +73,7 @@ impl JobContext {
     /// A context without a session, and the end by which to stop it and to see what it reported.
     pub(crate) fn detached(lease: &Lease) -> (Self, watch::Sender<Stop>, Reporter) {
         let (stop, stops) = watch::channel(Stop::Run);
-        let reporter = Reporter::new(lease, Arc::default());
+        let reporter = Reporter::new(lease.into(), Arc::default());
         (Self::new(stops, reporter.clone()), stop, reporter)
     }
 

@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     mem,
+    sync::Arc,
 };
 
 use errand_proto::v1::{
@@ -31,19 +32,19 @@ const SPENT_MAX: usize = 4096;
 /// Names one attempt of one job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseKey {
-    pub job_id: String,
+    pub job_id: Arc<str>,
     pub attempt: u32,
 }
 
 impl From<&Lease> for LeaseKey {
     fn from(lease: &Lease) -> Self {
-        Self { job_id: lease.job_id.clone(), attempt: lease.attempt }
+        Self { job_id: lease.job_id.as_str().into(), attempt: lease.attempt }
     }
 }
 
 impl From<&LeaseKey> for Lease {
     fn from(key: &LeaseKey) -> Self {
-        Self { job_id: key.job_id.clone(), attempt: key.attempt }
+        Self { job_id: key.job_id.as_ref().into(), attempt: key.attempt }
     }
 }
 

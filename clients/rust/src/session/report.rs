@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use errand_proto::v1::{Lease, LogLine, Progress};
+use errand_proto::v1::{LogLine, Progress};
 use tokio::sync::Notify;
 
 use super::ledger::LeaseKey;
@@ -68,8 +68,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(lease: &Lease, reports: Arc<Reports>) -> Self {
-        Self { key: lease.into(), pending: Arc::default(), reports }
+    pub(super) fn new(key: LeaseKey, reports: Arc<Reports>) -> Self {
+        Self { key, pending: Arc::default(), reports }
     }
 
     /// Hands the lines over, all of them, or hands them back where too many wait already.
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn reporter() -> Reporter {
-        Reporter::new(&Lease { job_id: "a".to_owned(), attempt: 1 }, Arc::default())
+        Reporter::new(LeaseKey { job_id: "a".into(), attempt: 1 }, Arc::default())
     }
 
     fn lines(count: usize, bytes: usize) -> Vec<LogLine> {
