@@ -33,8 +33,11 @@ export class Ledger {
   readonly #executions = new Map<LeaseKey, Execution>();
   readonly #leases = new Map<LeaseKey, Lease>();
   readonly #unreceipted = new Map<LeaseKey, Result>();
-  /** In the order in which they were spent. */
   readonly #spent = new Set<LeaseKey>();
+  /** The same in the order in which they were spent: to look for a set's oldest member costs more than all else here. */
+  readonly #spentRing: LeaseKey[] = [];
+  /** Where the next one goes, in the place of the oldest. */
+  #spentNext = 0;
   readonly #outbox: Outbox;
   /** Assigned since the last heartbeat. */
   #toAccept: LeaseKey[] = [];
@@ -158,12 +161,11 @@ export class Ledger {
   }
 
   #spend(key: LeaseKey): void {
+    const oldest = this.#spentRing[this.#spentNext];
+    if (oldest !== undefined) this.#spent.delete(oldest);
+    this.#spentRing[this.#spentNext] = key;
+    this.#spentNext = (this.#spentNext + 1) % SPENT_MAX;
     this.#spent.add(key);
-    if (this.#spent.size <= SPENT_MAX) return;
-    for (const oldest of this.#spent) {
-      this.#spent.delete(oldest);
-      break;
-    }
   }
 
   /** The lease is gone. True where an execution has to be stopped. */
