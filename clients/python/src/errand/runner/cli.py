@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     except RunnerError as error:
         print(f"errand-runner: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
+    # It has left. A signal that comes while the interpreter ends must not make a failure of that.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return 0
 
 
