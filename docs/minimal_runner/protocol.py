@@ -31,7 +31,7 @@ class Runner:
         self.execute, self.servers, self.token, self.credentials = execute, servers, token, credentials
         self.channels, self.capacity = channels, capacity
         self.runner_id, self.session_id = f"{platform.node()}-{os.getpid()}"[-64:], ""
-        # By lease. The first two are what is held: jobs that run, and results without a receipt. Spent are those with one.
+        # By lease. What is held: jobs that run, and results without a receipt. And results that were accepted.
         self.jobs, self.owed, self.spent = {}, {}, {}
         self.outbox = None  # For the open stream: messages, and what to do once each is written.
         self.paused, self.leaving, self.leave_by = False, 0, float("inf")

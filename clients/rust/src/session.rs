@@ -1,6 +1,6 @@
 //! The runner's side of the `Attach` protocol, for any [`Executor`].
 //!
-//! One task owns the [`Ledger`] and the stream and waits for whatever comes next. It has a thread of its own, and
+//! One task owns the ledger and the stream and waits for whatever comes next. It has a thread of its own, and
 //! executions are tasks of the caller's runtime: a heartbeat never waits for a job, not even for one that computes
 //! and never gives way. Losing the stream stops nothing: the session dials again, names what it holds, and repeats
 //! every result that has no receipt. A server that says GoAway or does not answer is left for the next one.
