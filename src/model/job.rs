@@ -108,7 +108,7 @@ pub struct Job {
     /// A JSON value; empty until completed with one.
     pub result: String,
     pub idempotency_key: Option<Arc<str>>,
-    /// Tells whether a second publish under the same key has the same content.
+    /// Tells whether a second publish under the same key has the same content; zeros without a key.
     pub fingerprint: [u8; 16],
     pub owner: Arc<str>,
     pub priority: i32,

@@ -113,6 +113,7 @@ impl Session {
     async fn end_steps(&mut self, reports: Vec<Report>) -> Vec<Ended> {
         let now = self.shared.now();
         let mut ended = Vec::with_capacity(reports.len());
+        let mut ends = HashSet::with_capacity(reports.len());
         for report in reports {
             let input = input_of(&report);
             let mut job = self.held.get(&report.lease.job_id).filter(|_| self.holds(report.lease)).cloned();
@@ -127,8 +128,8 @@ impl Session {
             }
             let step = job.and_then(|job| step(&job, input.clone(), now, self.shared.dice.roll()).ok());
             // The same report twice in one turn: the second one has nothing left to end.
-            let again = ended.iter().any(|earlier: &Ended| earlier.lease == report.lease && earlier.step.is_some());
-            ended.push(Ended { lease: report.lease, report, input, step: step.filter(|_| !again) });
+            let step = step.filter(|_| ends.insert(report.lease));
+            ended.push(Ended { lease: report.lease, report, input, step });
         }
         ended
     }
