@@ -1,6 +1,7 @@
 """The REST API as a client sees it: a method, a path, an answer."""
 
 import collections
+import itertools
 import json
 
 import requests
@@ -45,6 +46,15 @@ class Rest:
         assert isinstance(body, dict) and isinstance(body.get("status"), bool), f"no envelope: {reply.text[:300]}"
         assert body["status"] == (reply.status_code < 400), f"{reply.status_code} with {reply.text[:300]}"
         return Answer(reply.status_code, body, reply.headers, reply.text)
+
+    def jobs_of(self, channel):
+        """All of its jobs, by id."""
+        jobs = {}
+        for start in itertools.count(0, 1000):
+            page = self.ok("GET", "/api/jobs/job", channel=channel, size=1000, start=start, graph="status")["data"]
+            jobs.update({job["id"]: job for job in page})
+            if len(page) < 1000:
+                return jobs
 
     def get(self, path, **params):
         return self.call("GET", path, params=params)

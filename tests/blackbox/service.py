@@ -237,6 +237,11 @@ class Fleet:
         assert all(node.process and node.process.alive() for node in self.nodes), self.tail()
         return self
 
+    def leader(self):
+        """The node that leads: its name has its process id."""
+        holder = self.nodes[0].rest().ok("GET", "/api/jobs/stats")["data"]["scheduler"]["lock_holder"]
+        return next((node for node in self.nodes if f"-{node.process.child.pid}-" in (holder or "")), None)
+
     def stop(self):
         for node in self.nodes:
             node.process.terminate()

@@ -87,7 +87,7 @@ class Load:
         for runner in self.runners:
             runner.leave()
         wanted = set(self.publishers.acknowledged)
-        jobs = jobs_of(rest, self.channel)
+        jobs = rest.jobs_of(self.channel)
         assert wanted <= set(jobs), f"{len(wanted - set(jobs))} acknowledged jobs are gone"
         statuses = collections.Counter(job["status"] for job in jobs.values())
         assert set(statuses) == {"completed"}, statuses
@@ -161,17 +161,6 @@ def unfinished(rest, channel):
 
 def active_runners(rest, channel):
     return rest.ok("GET", f"/api/jobs/health/{channel}")["data"]["runners"]["active"]
-
-
-def jobs_of(rest, channel):
-    jobs = {}
-    start = 0
-    while True:
-        page = rest.ok("GET", "/api/jobs/job", channel=channel, size=1000, start=start, graph="status")["data"]
-        jobs.update({job["id"]: job for job in page})
-        if len(page) < 1000:
-            return jobs
-        start += 1000
 
 
 def test_a_node_dies_under_load(fleet, channel, load, saw):
@@ -355,7 +344,7 @@ def test_one_job_a_key_while_a_node_dies(fleet, channel, saw):
     assert killed.is_set()
     assert all(len(ids) == 1 for ids in answers)
     jobs = {job_id for ids in answers for job_id in ids}
-    stored = set(jobs_of(fleet.nodes[0].rest(), channel))
+    stored = set(fleet.nodes[0].rest().jobs_of(channel))
     saw("keys and jobs", keys=len(answers), answered=len(jobs), stored=len(stored))
     assert len(jobs) == 1000 and stored == jobs
 
@@ -443,15 +432,9 @@ def test_a_watch_hears_of_other_nodes(fleet, channel):
     stream.cancel()
 
 
-def leader_of(fleet):
-    """The node that leads: its name has its process id."""
-    holder = fleet.nodes[0].rest().ok("GET", "/api/jobs/stats")["data"]["scheduler"]["lock_holder"]
-    return next((node for node in fleet.nodes if f"-{node.process.child.pid}-" in (holder or "")), None)
-
-
 def test_a_delayed_job_starts_though_its_node_died(fleet, crew, channel):
     # Nobody leads for a while after the death of the one that does, and the job comes due meanwhile.
-    node = eventually("a node leads", lambda: leader_of(fleet))
+    node = eventually("a node leads", fleet.leader)
     other = next(other for other in fleet.nodes if other is not node)
     job_id = node.rest().publish(channel, delay=1)
     node.kill()
@@ -521,7 +504,7 @@ def test_clocks_apart_start_nothing_twice(apart, crew, channel):
     # Whoever would start one again has had the time to: the clocks of all nodes have passed every time.
     holds("none starts twice", lambda: take() and max(begun.values()) == 1, 35)
     assert begun == collections.Counter(jobs)
-    assert {job["attempt"] for job in jobs_of(apart.nodes[0].rest(), channel).values()} == {1}
+    assert {job["attempt"] for job in apart.nodes[0].rest().jobs_of(channel).values()} == {1}
 
 
 @pytest.fixture

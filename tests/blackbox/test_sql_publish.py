@@ -14,7 +14,6 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from service import QUICK
-from test_fleet import ends_by_job, leader_of
 from waiting import eventually, holds, iso, moment
 from wire import REPOSITORY
 
@@ -87,8 +86,8 @@ def test_a_rollback_leaves_nothing(service, crew, rest, database, channel):
 def test_a_transaction_publishes_as_many_as_it_likes(service, crew, rest, database, channel):
     with database.transaction():
         ids = [publish(database, channel, payload={"n": n}) for n in range(300)]
-    eventually("all are there", lambda: len(ends_by_job(rest, channel)) == len(ids))
-    assert set(ends_by_job(rest, channel)) == set(ids)
+    eventually("all are there", lambda: len(rest.jobs_of(channel)) == len(ids))
+    assert set(rest.jobs_of(channel)) == set(ids)
     runner = crew.runner(service, channel, capacity=300)
     order = [runner.next_assignment().lease.job_id for _ in ids]
     assert sorted(order) == sorted(ids)
@@ -175,7 +174,7 @@ def test_the_same_key_is_the_same_job(service, rest, database, channel):
     assert publish(database, channel, idempotency_key=key) == first
     eventually("the job is there", lambda: known(rest, first))
     assert publish(database, channel, idempotency_key=key) == first
-    assert len(ends_by_job(rest, channel)) == 1
+    assert len(rest.jobs_of(channel)) == 1
     assert rest.job(first)["idempotency_key"] == key
     with pytest.raises(psycopg.errors.UniqueViolation) as refusal:
         publish(database, channel, payload={"other": 1}, idempotency_key=key)
@@ -198,7 +197,7 @@ def test_transactions_with_the_same_key_make_one_job(service, rest, channel):
         answers = list(clients.map(run, range(40)))
     assert len(set(answers)) == 1
     eventually("the job is there", lambda: known(rest, answers[0]))
-    assert list(ends_by_job(rest, channel)) == [answers[0]]
+    assert list(rest.jobs_of(channel)) == [answers[0]]
 
 
 def test_a_key_that_the_api_used_meanwhile_fails_the_later_job(service, crew, rest, database, channel):
@@ -322,7 +321,7 @@ def test_a_node_dies_while_jobs_are_published(crew, backends, channel):
     switches = ("--database-url", backends.postgres.database(), "--redis-url", backends.redis.fresh(), *QUICK)
     fleet = crew.fleet(*switches)
     # The one that takes them in.
-    victim = eventually("a node leads", lambda: leader_of(fleet))
+    victim = eventually("a node leads", fleet.leader)
     survivors = [node for node in fleet.nodes if node is not victim]
     runner = crew.runner(survivors[0], channel, capacity=1000)
     done = []
@@ -350,6 +349,6 @@ def test_a_node_dies_while_jobs_are_published(crew, backends, channel):
     rest = survivors[1].rest()
     eventually("all end", lambda: len(done) == 400, seconds=60)
     assert sorted(done) == sorted(ids), "each ran once"
-    assert ends_by_job(rest, channel) == dict.fromkeys(ids, "completed")
+    assert {job_id: job["status"] for job_id, job in rest.jobs_of(channel).items()} == dict.fromkeys(ids, "completed")
     with psycopg.connect(url_of(fleet), autocommit=True) as connection:
         assert connection.execute("SELECT count(*) FROM errand.arrivals").fetchone()[0] == 0
