@@ -33,6 +33,9 @@ _redis_database = itertools.count(1)
 class Backend:
     """A server in a folder and on a port of its own; it can be stopped, killed, frozen and started again."""
 
+    # How it is stopped for good, if not as ever.
+    last_signal = None
+
     def __init__(self):
         self.parent = tempfile.mkdtemp(prefix="errand-backend-")
         os.chmod(self.parent, 0o755)
@@ -70,7 +73,7 @@ class Backend:
     def remove(self):
         if self.server and self.server.child.poll() is None:
             self.thaw()
-            self.server.stop_signal = self.last_signal
+            self.server.stop_signal = self.last_signal or self.stop_signal
             self.server.stop()
         shutil.rmtree(self.parent, ignore_errors=True)
 
@@ -119,7 +122,7 @@ class Postgres(Backend):
 
 class Redis(Backend):
     name = "redis-server"
-    stop_signal = last_signal = starter.REDIS_STOP
+    stop_signal = starter.REDIS_STOP
 
     def __init__(self):
         super().__init__()
