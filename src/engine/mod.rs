@@ -12,6 +12,7 @@ pub mod control;
 pub mod error;
 mod feeder;
 mod health;
+mod interrupts;
 mod janitor;
 mod matchmaker;
 mod membership;
@@ -31,7 +32,7 @@ mod vacancies;
 use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use tokio::sync::{Notify, broadcast as channel, watch};
+use tokio::sync::{Notify, broadcast as channel, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use control::Order;
@@ -133,6 +134,8 @@ pub(crate) struct Shared {
     /// Notified when a runner attaches: a broadcast job may have waited for it.
     attached: Notify,
     health: watch::Sender<bool>,
+    /// Interrupts to be tried again.
+    undelivered: mpsc::Sender<interrupts::Undelivered>,
     leaving: CancellationToken,
     drain: Drain,
 }
@@ -171,6 +174,7 @@ impl Engine {
         let (committer, committing) =
             Committer::new(store.clone(), settings.limits.pending_writes_max, matchmaker, heard, drain.token());
         drain.spawn("committer", committing);
+        let (undelivered, to_deliver) = mpsc::channel(interrupts::UNDELIVERED_MAX);
         let shared = Arc::new(Shared {
             settings,
             store,
@@ -189,6 +193,7 @@ impl Engine {
             parents,
             attached: Notify::new(),
             health: watch::Sender::new(true),
+            undelivered,
             leaving: CancellationToken::new(),
             drain: drain.clone(),
         });
@@ -197,6 +202,7 @@ impl Engine {
         drain.spawn("feeder", feeder::run(shared.clone()));
         drain.spawn("arrivals", arrivals::run(shared.clone()));
         drain.spawn("reaper", reaper::run(shared.clone()));
+        drain.spawn("interrupts", interrupts::run(shared.clone(), to_deliver));
         drain.spawn("agenda", agenda::run(shared.clone()));
         drain.spawn("expiry", janitor::run(shared.clone(), Duty::Expiry));
         drain.spawn("time limits", janitor::run(shared.clone(), Duty::TimeLimit));

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{EngineError, Shared, messages::InterruptReason, offer_of};
+use super::{EngineError, Shared, offer_of};
 use crate::{
     fleet::Order,
     model::{Input, Job, JobId, Lease, Refusal, Status, step},
@@ -126,12 +126,5 @@ impl Orphans {
             Err(super::transition::Stuck::Refused(Refusal::StaleAttempt | Refusal::Status(_))) => {}
             Err(error) => tracing::warn!(job = %lease.job_id, %error, "could not take back a job"),
         }
-    }
-}
-
-impl Shared {
-    /// Tells a runner to stop one execution.
-    pub(super) async fn interrupt(&self, runner_id: &Arc<str>, lease: Lease, reason: InterruptReason) {
-        self.registry.order(runner_id, Order::Interrupt { lease, reason }).await;
     }
 }
