@@ -68,9 +68,9 @@ struct Found {
 impl Windows {
     pub(super) fn new(access: Arc<Access>, hunger: Arc<Hunger>, settings: RedisSettings) -> Arc<Windows> {
         let scripts = Scripts {
-            offer: Script::new(include_str!("scripts/offer.lua")),
+            offer: Script::new(concat!(include_str!("scripts/seen.lua"), include_str!("scripts/offer.lua"))),
             take: Script::new(include_str!("scripts/take.lua")),
-            refill: Script::new(include_str!("scripts/refill.lua")),
+            refill: Script::new(concat!(include_str!("scripts/seen.lua"), include_str!("scripts/refill.lua"))),
             ask: Script::new(include_str!("scripts/ask.lua")),
             forget: Script::new(include_str!("scripts/forget.lua")),
         };

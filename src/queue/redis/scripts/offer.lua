@@ -9,8 +9,7 @@ local window, jobs, more, quiet, late = unpack(KEYS)
 local window_max, low = tonumber(ARGV[1]), tonumber(ARGV[2])
 local state = redis.call('GET', more)
 local is_asked = state and string.sub(state, 1, 1) == 'a'
--- The place behind which the next look begins; empty: at the front.
-local seen = state and (is_asked and string.match(state, '^a%d+ %S+ (.*)$') or string.sub(state, 2))
+local seen = state and seen_of(state)
 
 local ids = {}
 for i = 5, #ARGV, 2 do
@@ -86,12 +85,7 @@ if size > window_max then
     beyond[#beyond + 1] = popped[i]
   end
   leave_to_a_refill(beyond)
-  local end_of_window = redis.call('ZRANGE', window, -1, -1)[1]
-  -- What was seen, where that is in front of the window's end.
-  if not state or redis.call('ZLEXCOUNT', window, seen == '' and '-' or '(' .. seen, '+') == 0 then
-    seen = end_of_window
-  end
-  state = 'u' .. seen
+  state = state_of_cut(window, state)
   lined_up = lined_up - #beyond
 end
 local is_unseen = state and string.sub(state, 1, 1) == 'u'

@@ -69,12 +69,7 @@ local function cut(state)
     forget(places)
     beyond = beyond - #places
   end
-  local seen = state and (string.match(state, '^a%d+ %S+ (.*)$') or string.sub(state, 2))
-  -- What was seen, where that is in front of the window's end.
-  if not state or redis.call('ZLEXCOUNT', window, seen == '' and '-' or '(' .. seen, '+') == 0 then
-    seen = redis.call('ZRANGE', window, -1, -1)[1]
-  end
-  return 'u' .. seen
+  return state_of_cut(window, state)
 end
 
 local state = redis.call('GET', more)
@@ -85,7 +80,7 @@ if is_ours and verdict == 'complete' then
   redis.call('DEL', late)
 elseif is_ours then
   -- The next look begins behind what was read; a late job in front of that may be younger than the look.
-  local read_until = #ARGV > 6 and ARGV[#ARGV] or string.match(state, '^a%d+ %S+ (.*)$')
+  local read_until = #ARGV > 6 and ARGV[#ARGV] or seen_of(state)
   local within = read_until == '' and {} or redis.call('ZRANGE', late, '-', '[' .. read_until, 'BYLEX', 'LIMIT', 0, 2000)
   while #within > 0 do
     redis.call('ZREM', late, unpack(within))
