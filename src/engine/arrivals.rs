@@ -37,12 +37,8 @@ const AFTER_ERROR: Duration = Duration::from_millis(500);
 /// Takes arrivals in until the loops must stop; ends at once on a store that never has one.
 pub async fn run(shared: Arc<Shared>) {
     let Some(bell) = shared.store.bell() else { return };
-    let stopped = shared.stopped();
     // Cancel-safe: whatever a turn had not stored is still an arrival.
-    tokio::select! {
-        () = turns(&shared, &bell) => {}
-        () = stopped.cancelled() => {}
-    }
+    shared.stopped().run_until_cancelled(turns(&shared, &bell)).await;
 }
 
 async fn turns(shared: &Shared, bell: &Bell) {

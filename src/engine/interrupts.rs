@@ -1,6 +1,6 @@
 //! Interrupts of executions, and those among them that could not be delivered: Redis was lost, or its node was about to change.
 //!
-//! The node that asks keeps them and tries again. With the node they are lost, and the job ends as if nobody had asked.
+//! The node that asks keeps them and tries again. With the node they are lost, and the execution ends as if nobody had asked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,14 +57,17 @@ impl Shared {
     }
 }
 
-pub async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Undelivered>) {
-    let stopped = shared.stopped();
+pub async fn run(shared: Arc<Shared>, inbox: mpsc::Receiver<Undelivered>) {
+    // Also between two tries: one may take as long as Redis and the store do to answer.
+    shared.stopped().run_until_cancelled(deliver(&shared, inbox)).await;
+}
+
+async fn deliver(shared: &Shared, mut inbox: mpsc::Receiver<Undelivered>) {
     let mut waiting: Vec<Undelivered> = Vec::new();
     let mut again = Instant::now();
     loop {
         // Each branch only receives or waits: dropping one loses nothing.
         tokio::select! {
-            () = stopped.cancelled() => return,
             Some(undelivered) = inbox.recv(), if waiting.len() < UNDELIVERED_MAX => {
                 if waiting.is_empty() {
                     again = Instant::now() + RETRY;

@@ -70,10 +70,7 @@ async fn take_arrivals(config: &Config, store: &PostgresStore, drain: &Drain) ->
     told.map_err(|error| StartError::Unavailable(error.to_string()))?;
     let (listening, stopped) = (store.listen(config.node_id.clone()), drain.token());
     drain.spawn("listener", async move {
-        tokio::select! {
-            () = listening => {}
-            () = stopped.cancelled() => {}
-        }
+        stopped.run_until_cancelled(listening).await;
     });
     Ok(())
 }
