@@ -74,9 +74,8 @@ def all_is_there(crew, service, shift, wanted, late):
     assert again.lease.attempt == 2, "nobody has it any more, and it runs again"
 
 
-@pytest.mark.topology("embedded")
-def test_sqlite_is_backed_up_while_it_works(crew, channel, tmp_path):
-    back_up, restore = told("SQLite")
+def worked_and_backed_up(back_up, crew, channel):
+    """A service on SQLite that goes on working, its shift, and what had been acknowledged before the backup."""
     service = crew.service(*QUICK)
     shift = Shift(service, channel, crew)
     wanted = shift.acknowledged()
@@ -85,6 +84,14 @@ def test_sqlite_is_backed_up_while_it_works(crew, channel, tmp_path):
     (here / "errand-data").symlink_to(service.data_dir)
     run(back_up, here)
     shift.goes_on()
+    return service, shift, wanted
+
+
+@pytest.mark.topology("embedded")
+def test_sqlite_is_backed_up_while_it_works(crew, channel, tmp_path):
+    back_up, restore = told("SQLite")
+    service, shift, wanted = worked_and_backed_up(back_up, crew, channel)
+    here = service.data_dir.parent
     token = service.token("operator", "manage_jobs")
     late = shift.end()
     # Without a goodbye: what it leaves beside the database must not get mixed with the backup.
@@ -99,13 +106,8 @@ def test_sqlite_is_backed_up_while_it_works(crew, channel, tmp_path):
 @pytest.mark.topology("embedded")
 def test_a_backup_of_sqlite_is_all_that_a_new_machine_needs(crew, channel, tmp_path):
     back_up, restore = told("SQLite")
-    service = crew.service(*QUICK)
-    shift = Shift(service, channel, crew)
-    wanted = shift.acknowledged()
+    service, shift, wanted = worked_and_backed_up(back_up, crew, channel)
     here = service.data_dir.parent
-    (here / "errand-data").symlink_to(service.data_dir)
-    run(back_up, here)
-    shift.goes_on()
     late = shift.end()
     service.kill()
     machine = tmp_path / "machine"

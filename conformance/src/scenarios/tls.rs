@@ -58,22 +58,23 @@ fn identity(authority: &Authority) -> Verdict<Vec<(&'static str, PathBuf)>> {
     Ok(vec![(CA, authority.file.clone()), (CERT, certificate), (KEY, key)])
 }
 
-async fn tls_with_an_authority_of_its_own(kit: Kit) -> Verdict {
-    let authority = Authority::new(&kit.folder, "authority")?;
-    let tls = Tls { runner: vec![(CA, authority.file.clone())], ..tls(&authority, BOTH, Asks::Nothing)? };
-    let mut stage = Stage::secure(&kit, Setup::default(), tls).await?;
+async fn works_over(kit: &Kit, tls: Tls) -> Verdict {
+    let mut stage = Stage::secure(kit, Setup::default(), tls).await?;
     stage.attached().await?;
     stage.result("echo", "{}").await?;
     Ok(())
 }
 
+async fn tls_with_an_authority_of_its_own(kit: Kit) -> Verdict {
+    let authority = Authority::new(&kit.folder, "authority")?;
+    let runner = vec![(CA, authority.file.clone())];
+    works_over(&kit, Tls { runner, ..tls(&authority, BOTH, Asks::Nothing)? }).await
+}
+
 async fn mutual_tls(kit: Kit) -> Verdict {
     let authority = Authority::new(&kit.folder, "authority")?;
-    let tls = Tls { runner: identity(&authority)?, ..tls(&authority, BOTH, Asks::Certificate)? };
-    let mut stage = Stage::secure(&kit, Setup::default(), tls).await?;
-    stage.attached().await?;
-    stage.result("echo", "{}").await?;
-    Ok(())
+    let runner = identity(&authority)?;
+    works_over(&kit, Tls { runner, ..tls(&authority, BOTH, Asks::Certificate)? }).await
 }
 
 async fn a_stream_over_tls_is_resumed(kit: Kit) -> Verdict {
