@@ -23,7 +23,7 @@ use errand::{
     clock::{Clock, Dice, SeededDice, SystemClock},
     engine::{EngineError, messages::Timings},
     model::{Expiry, JobId, JobSpec, Start, Status, Timestamp, limits::Retention},
-    store::{Store, memory::MemoryStore},
+    store::{Lanes, Store, memory::MemoryStore},
 };
 use faults::{Book, FaultyStore};
 use runner::Runner;
@@ -80,7 +80,8 @@ async fn simulate(seed: u64) -> Result<(), String> {
     let chance = Chance { dice, faulty: Arc::new(AtomicBool::new(true)) };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::starting_at(Timestamp(1_700_000_000_000_000)));
     let book = Mutex::new(Book::default());
-    let store = Arc::new(FaultyStore { inner: MemoryStore::new(), book, chance: chance.split() });
+    let lanes = if seed.is_multiple_of(2) { Lanes::ONE } else { Lanes { max: 2, steps_min: 1 } };
+    let store = Arc::new(FaultyStore { inner: MemoryStore::new(), book, chance: chance.split(), lanes });
     let timings = Timings {
         heartbeat_interval: Duration::from_secs(1),
         accept_timeout: Duration::from_secs(1),

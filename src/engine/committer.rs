@@ -5,13 +5,24 @@
 //!
 //! Steps of jobs that are there go before new jobs. Under more load than can be borne it is publishers who wait, and not the
 //! runners who would make room for them; and a job that ends soon costs less than one that has been lined up for long.
+//!
+//! A store with several lanes is given several transactions at once, as soon as there is enough for one more: while one waits
+//! for the disk, the next is prepared. They may end in any order. Steps of one job do not meet in two of them, unless somebody
+//! raced, and then versions decide, as they do between nodes.
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineError, matchmaker::Matchmaker, outage::Outage};
+use super::{
+    EngineError,
+    matchmaker::{Match, Matchmaker},
+    outage::Outage,
+};
 use crate::{
     model::Step,
     store::{Outcome, Store, StoreError},
@@ -64,7 +75,8 @@ impl Committer {
         let (moves, waiting_moves) = mpsc::channel(pending_max);
         let (creations, waiting_creations) = mpsc::channel(pending_max);
         let inbox = Inbox { moves: waiting_moves, creations: waiting_creations };
-        (Committer { moves, creations }, run(store, inbox, matchmaker, heard, stopped))
+        let desk = Desk { store, matchmaker: Arc::new(matchmaker), heard, outage: Outage::of("commits") };
+        (Committer { moves, creations }, desk.run(inbox, stopped))
     }
 
     /// Stores one step.
@@ -120,104 +132,204 @@ impl Inbox {
         }
     }
 
-    /// What waits behind `first` and fits into one transaction with it. A write that must be stored as a whole or not at all
-    /// is stored by itself; the one that was met is the second answer.
-    fn gather(&mut self, first: Write) -> (Vec<Write>, Option<Write>) {
-        let mut size = first.steps.len();
-        let mut group = vec![first];
+    /// Adds to the group what is waiting and fits.
+    fn gather(&mut self, group: &mut Group) {
         let moves_max = if self.creations.is_empty() { GROUP_MAX } else { GROUP_MAX - GROUP_OF_NEW };
-        for (writes, size_max) in [(&mut self.moves, moves_max), (&mut self.creations, GROUP_MAX)] {
-            while size < size_max
+        for (writes, steps_max) in [(&mut self.moves, moves_max), (&mut self.creations, GROUP_MAX)] {
+            while group.takes_more(steps_max)
                 && let Ok(write) = writes.try_recv()
             {
-                if write.atomicity == Atomicity::All {
-                    return (group, Some(write));
-                }
-                size += write.steps.len();
                 group.push(write);
             }
         }
-        (group, None)
     }
 }
 
-async fn run(
-    store: Arc<dyn Store>,
-    mut inbox: Inbox,
-    matchmaker: Matchmaker,
-    heard: Heard,
-    stopped: CancellationToken,
-) {
-    let mut held_over = None;
-    let mut outage = Outage::of("commits");
-    loop {
-        let first = match held_over.take() {
-            Some(write) => write,
-            None => match inbox.next(&stopped).await {
-                Some(write) => write,
-                None => return,
-            },
+/// Writes that are to be stored in one transaction.
+#[derive(Default)]
+struct Group {
+    writes: Vec<Write>,
+    steps: usize,
+    /// A write that must be stored as a whole or not at all, so that it is stored by itself. It goes behind this group.
+    alone: Option<Write>,
+}
+
+impl Group {
+    fn takes_more(&self, steps_max: usize) -> bool {
+        self.alone.is_none() && self.steps < steps_max
+    }
+
+    fn push(&mut self, write: Write) {
+        match write.atomicity {
+            Atomicity::Each => {
+                self.steps += write.steps.len();
+                self.writes.push(write);
+            }
+            Atomicity::All => self.alone = Some(write),
+        }
+    }
+
+    /// Whether a transaction should begin with it while others are under way.
+    fn fills_a_lane(&self, steps_min: usize) -> bool {
+        self.steps >= steps_min || self.alone.is_some()
+    }
+
+    /// What the next transaction stores; none where nothing waits.
+    fn take(&mut self) -> Option<Commit> {
+        if self.writes.is_empty() {
+            return self.alone.take().map(|write| Commit { writes: vec![write], atomicity: Atomicity::All });
+        }
+        self.steps = 0;
+        Some(Commit { writes: std::mem::take(&mut self.writes), atomicity: Atomicity::Each })
+    }
+}
+
+/// What is stored in one transaction.
+struct Commit {
+    writes: Vec<Write>,
+    atomicity: Atomicity,
+}
+
+/// A transaction's end, of which nobody has heard yet.
+struct Stored {
+    writes: Vec<Write>,
+    atomicity: Atomicity,
+    /// Steps of each write.
+    counts: Vec<usize>,
+    /// All of them, and the claims that joined.
+    steps: Vec<Step>,
+    matches: Vec<Match>,
+    outcomes: Result<Vec<Outcome>, StoreError>,
+}
+
+impl Commit {
+    async fn store(self, store: Arc<dyn Store>, matchmaker: Arc<Matchmaker>) -> Stored {
+        let Commit { mut writes, atomicity } = self;
+        let counts: Vec<usize> = writes.iter().map(|write| write.steps.len()).collect();
+        let mut steps = Vec::with_capacity(counts.iter().sum());
+        for write in &mut writes {
+            steps.append(&mut write.steps);
+        }
+        let mut matches = Vec::new();
+        let outcomes = match atomicity {
+            Atomicity::Each => {
+                (steps, matches) = matchmaker.join(steps).await;
+                store.commit(&steps).await
+            }
+            Atomicity::All => store.commit_all(&steps).await,
         };
-        if first.atomicity == Atomicity::All {
-            let outcomes = store.commit_all(&first.steps).await;
-            note(&mut outage, &outcomes);
-            let stored = matches!(&outcomes, Ok(all) if all.iter().all(|outcome| *outcome == Outcome::Applied));
-            if stored {
-                heard(first.steps).await;
-            }
-            // A writer that has gone away needs no answer.
-            let _ = first.done.send(outcomes);
-            continue;
-        }
-        let (group, met) = inbox.gather(first);
-        held_over = met;
-        let outcomes = commit_group(store.as_ref(), group, &matchmaker, &heard).await;
-        note(&mut outage, &outcomes);
+        Stored { writes, atomicity, counts, steps, matches, outcomes }
     }
 }
 
-fn note(outage: &mut Outage, outcomes: &Result<impl Sized, StoreError>) {
-    match outcomes {
-        Ok(_) => outage.succeeded(),
-        Err(error) => outage.failed(error),
+struct Desk {
+    store: Arc<dyn Store>,
+    matchmaker: Arc<Matchmaker>,
+    heard: Heard,
+    outage: Outage,
+}
+
+impl Desk {
+    async fn run(mut self, mut inbox: Inbox, stopped: CancellationToken) {
+        let lanes = self.store.lanes();
+        let mut group = Group::default();
+        let mut under_way: JoinSet<Stored> = JoinSet::new();
+        let mut is_over = false;
+        while !(is_over && under_way.is_empty()) {
+            // Each branch only receives: dropping one loses nothing.
+            tokio::select! {
+                biased;
+                Some(stored) = under_way.join_next() => self.settle(of_task(stored)).await,
+                write = inbox.next(&stopped), if !is_over && group.takes_more(lanes.steps_min) => match write {
+                    Some(write) => group.push(write),
+                    None => is_over = true,
+                },
+            }
+            while under_way.is_empty() || (under_way.len() < lanes.max && group.fills_a_lane(lanes.steps_min)) {
+                inbox.gather(&mut group);
+                let Some(commit) = group.take() else { break };
+                let storing = commit.store(self.store.clone(), self.matchmaker.clone());
+                if lanes.max == 1 {
+                    // A task of its own would only cost time.
+                    self.settle(storing.await).await;
+                } else {
+                    under_way.spawn(storing);
+                }
+            }
+        }
+    }
+
+    /// Gives the hints, and answers. A writer that has gone away needs no answer.
+    async fn settle(&mut self, stored: Stored) {
+        let Stored { writes, atomicity, counts, steps, matches, outcomes } = stored;
+        let outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                self.outage.failed(&error);
+                self.matchmaker.give_up(matches).await;
+                for write in writes {
+                    let _ = write.done.send(Err(StoreError::Unavailable("the group's commit was not taken".into())));
+                }
+                return;
+            }
+        };
+        self.outage.succeeded();
+        let is_applied = |outcome: &Outcome| *outcome == Outcome::Applied;
+        if atomicity == Atomicity::Each || outcomes.iter().all(is_applied) {
+            let applied = outcomes.iter().map(is_applied);
+            let stored = steps.into_iter().zip(applied).filter_map(|(step, applied)| applied.then_some(step)).collect();
+            (self.heard)(stored).await;
+        }
+        let outcomes = self.matchmaker.conclude(matches, outcomes).await;
+        let mut rest = outcomes.as_slice();
+        for (write, count) in writes.into_iter().zip(counts) {
+            let (own, others) = rest.split_at(count.min(rest.len()));
+            rest = others;
+            let _ = write.done.send(Ok(own.to_vec()));
+        }
     }
 }
 
-/// Fails where the commit was not taken, which its writers have heard by then.
-async fn commit_group(
-    store: &dyn Store,
-    mut group: Vec<Write>,
-    matchmaker: &Matchmaker,
-    heard: &Heard,
-) -> Result<(), StoreError> {
-    let mut steps = Vec::with_capacity(group.iter().map(|write| write.steps.len()).sum());
-    let mut counts = Vec::with_capacity(group.len());
-    for write in &mut group {
-        counts.push(write.steps.len());
-        steps.append(&mut write.steps);
+/// A commit's panic is the committer's.
+fn of_task(stored: Result<Stored, JoinError>) -> Stored {
+    stored.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{JobId, JobSpec, Timestamp, create};
+
+    fn write(steps: usize, atomicity: Atomicity) -> Write {
+        let step =
+            create(JobId(uuid::Uuid::from_u128(1)), JobSpec::sample(), "me".into(), Timestamp(1)).expect("a job");
+        Write { steps: vec![step; steps], atomicity, done: oneshot::channel().0 }
     }
-    let (steps, matches) = matchmaker.join(steps).await;
-    match store.commit(&steps).await {
-        Ok(outcomes) => {
-            let applied = outcomes.iter().map(|outcome| *outcome == Outcome::Applied);
-            let stored: Vec<Step> =
-                steps.into_iter().zip(applied).filter_map(|(step, applied)| applied.then_some(step)).collect();
-            heard(stored).await;
-            let outcomes = matchmaker.conclude(matches, outcomes).await;
-            let mut rest = outcomes.as_slice();
-            for (write, count) in group.into_iter().zip(counts) {
-                let (own, others) = rest.split_at(count.min(rest.len()));
-                rest = others;
-                let _ = write.done.send(Ok(own.to_vec()));
-            }
-            Ok(())
-        }
-        Err(error) => {
-            matchmaker.give_up(matches).await;
-            for write in group {
-                let _ = write.done.send(Err(StoreError::Unavailable("the group's commit was not taken".into())));
-            }
-            Err(error)
-        }
+
+    /// How many steps the next transaction has.
+    fn next_size(group: &mut Group) -> Option<usize> {
+        Some(group.take()?.writes.iter().map(|write| write.steps.len()).sum())
+    }
+
+    #[test]
+    fn a_second_lane_is_for_many_steps() {
+        let mut group = Group::default();
+        assert!(!group.fills_a_lane(5) && group.take().is_none());
+        group.push(write(4, Atomicity::Each));
+        assert!(!group.fills_a_lane(5) && group.takes_more(5));
+        group.push(write(1, Atomicity::Each));
+        assert!(group.fills_a_lane(5) && !group.takes_more(5));
+        assert_eq!(next_size(&mut group), Some(5));
+        assert!(!group.fills_a_lane(5) && group.take().is_none());
+    }
+
+    #[test]
+    fn what_is_stored_as_a_whole_goes_by_itself_behind_what_came_before() {
+        let mut group = Group::default();
+        group.push(write(2, Atomicity::Each));
+        group.push(write(3, Atomicity::All));
+        assert!(!group.takes_more(GROUP_MAX), "nothing that came later may join the group in front of it");
+        assert_eq!((next_size(&mut group), next_size(&mut group), next_size(&mut group)), (Some(2), Some(3), None));
+        assert!(group.takes_more(GROUP_MAX));
     }
 }

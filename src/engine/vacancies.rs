@@ -112,6 +112,20 @@ impl Vacancies {
         }
     }
 
+    /// Free slots for jobs of this channel, counted no further than `enough`.
+    pub fn slots(&self, channel: &str, enough: usize) -> usize {
+        let board = self.board();
+        let Some(line) = board.channels.get(channel) else { return 0 };
+        let mut slots = 0;
+        for entry in line.turns.iter().filter_map(|number| board.sessions.get(number)) {
+            slots += entry.slots;
+            if slots >= enough {
+                return enough;
+            }
+        }
+        slots
+    }
+
     /// A slot for a job of this channel, of the sessions that `is_heard` in turn.
     pub fn promise(&self, channel: &str, is_heard: impl Fn(&Place) -> bool) -> Option<Promise> {
         let board = &mut *self.board();
@@ -193,6 +207,18 @@ mod tests {
         assert!(runners(&vacancies, "a", 1).is_empty());
         vacancies.offer(1, &channels(&["a"]), 1);
         assert_eq!(runners(&vacancies, "a", 9), ["r1"]);
+    }
+
+    #[test]
+    fn free_slots_are_counted() {
+        let (vacancies, _) = vacancies(&[1, 2]);
+        vacancies.offer(1, &channels(&["a"]), 2);
+        vacancies.offer(2, &channels(&["a", "b"]), 3);
+        assert_eq!((vacancies.slots("a", 9), vacancies.slots("a", 4)), (5, 4));
+        assert_eq!((vacancies.slots("b", 9), vacancies.slots("c", 9)), (3, 0));
+        vacancies.promise("b", |_| true).expect("a slot");
+        vacancies.withdraw(1);
+        assert_eq!(vacancies.slots("a", 9), 2);
     }
 
     #[test]

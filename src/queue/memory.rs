@@ -63,8 +63,8 @@ impl Queue for MemoryQueue {
         taken
     }
 
-    fn has_line(&self, channel: &Arc<str>) -> bool {
-        self.windows().has_line(channel)
+    fn line_length(&self, channel: &Arc<str>) -> Option<usize> {
+        self.windows().line_length(channel)
     }
 
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter) {

@@ -64,8 +64,9 @@ pub trait Queue: Send + Sync {
     /// waiter is notified once there may be more.
     async fn take(&self, channels: &[Arc<str>], max: usize, waiter: &Waiter) -> Vec<Offer>;
 
-    /// Whether a ready job of this channel may be waiting in front of a new one, in the window or behind it.
-    fn has_line(&self, channel: &Arc<str>) -> bool;
+    /// How many ready jobs of this channel wait in front of a new one: rather too many than too few, as far as can be told
+    /// without asking anybody. `None`: any number, for there may be some in the store that are in no window.
+    fn line_length(&self, channel: &Arc<str>) -> Option<usize>;
 
     /// Forgets a waiter, and passes on what it may have been woken for.
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter);

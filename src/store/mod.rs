@@ -172,6 +172,19 @@ pub struct Forgotten {
     pub next: Option<JobId>,
 }
 
+/// Commits that are under way at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Lanes {
+    /// At least one.
+    pub max: usize,
+    /// Steps that must be waiting before a commit is begun beside another: fewer are stored sooner in one group than in two.
+    pub steps_min: usize,
+}
+
+impl Lanes {
+    pub const ONE: Lanes = Lanes { max: 1, steps_min: 1 };
+}
+
 /// Keeps jobs, their events and their logs.
 ///
 /// Every method fails with [`StoreError`] only; an absent job is an absent value, not an error.
@@ -259,6 +272,11 @@ pub trait Store: Send + Sync {
 
     /// Tells when there are arrivals; `None` for a store that never has one.
     fn bell(&self) -> Option<Arc<Bell>>;
+
+    /// How many commits it takes at once with profit.
+    fn lanes(&self) -> Lanes {
+        Lanes::ONE
+    }
 
     /// Cheap proof that the database reads and writes.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -16,8 +16,8 @@ use errand::{
     },
     queue::{Lapsed, Look, Offer, Queue, Unreachable, Waiter, memory::MemoryQueue},
     store::{
-        Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Store, StoreError,
-        Tally, memory::MemoryStore,
+        Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, Lanes, ListQuery, Outcome, Outdated, Page, Store,
+        StoreError, Tally, memory::MemoryStore,
     },
 };
 use tokio::sync::Notify;
@@ -66,6 +66,8 @@ pub struct FaultyStore {
     pub inner: MemoryStore,
     pub book: Mutex<Book>,
     pub chance: Chance,
+    /// Commits that are under way at once.
+    pub lanes: Lanes,
 }
 
 impl FaultyStore {
@@ -152,6 +154,9 @@ impl Store for FaultyStore {
     async fn arrivals(&self, page: ArrivalPage) -> Result<Vec<Arrival>> {
         self.inner.arrivals(page).await
     }
+    fn lanes(&self) -> Lanes {
+        self.lanes
+    }
     fn bell(&self) -> Option<Arc<Bell>> {
         self.inner.bell()
     }
@@ -185,8 +190,8 @@ impl Queue for FaultyQueue {
     async fn take(&self, channels: &[Arc<str>], max: usize, waiter: &Waiter) -> Vec<Offer> {
         self.inner.take(channels, max, waiter).await
     }
-    fn has_line(&self, channel: &Arc<str>) -> bool {
-        self.inner.has_line(channel)
+    fn line_length(&self, channel: &Arc<str>) -> Option<usize> {
+        self.inner.line_length(channel)
     }
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter) {
         self.inner.leave(channels, waiter).await;

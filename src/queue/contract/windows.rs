@@ -139,9 +139,22 @@ pub async fn a_suspicion_has_the_whole_line_looked_through(bench: &Bench) {
     assert_eq!(bench.look("a").await, None);
 }
 
-pub async fn a_job_that_waits_is_a_line(bench: &Bench) {
-    bench.offer(vec![offer(1, "a", 0, 1)]).await;
-    assert!(bench.queue.has_line(&channel("a")));
+pub async fn a_line_is_as_long_as_a_look_leaves_it(bench: &Bench) {
+    let (one, a) = (waiter(1), channel("a"));
+    assert!(bench.take(&["a"], 1, &one).await.is_empty());
+    assert_eq!(bench.queue.line_length(&a), Some(0));
+    bench.offer((1..=3).map(|number| offer(number, "a", 0, 1)).collect()).await;
+    assert!(bench.queue.line_length(&a).is_some_and(|length| length >= 3), "rather too many than too few");
+    assert_eq!(bench.take(&["a"], 1, &one).await, [1]);
+    assert_eq!(bench.queue.line_length(&a), Some(2));
+    assert_eq!(bench.take(&["a"], 9, &one).await, [2, 3]);
+    assert_eq!(bench.queue.line_length(&a), Some(0));
+}
+
+pub async fn a_line_has_any_length_while_the_store_may_hold_more(bench: &Bench) {
+    bench.offer((1..=5).map(|number| offer(number, "a", 0, 1)).collect()).await;
+    bench.take(&["a"], 1, &waiter(1)).await;
+    assert_eq!(bench.queue.line_length(&channel("a")), None, "the window holds four");
     bench.suspect("b").await;
-    assert!(bench.queue.has_line(&channel("b")), "the store may hold some");
+    assert_eq!(bench.queue.line_length(&channel("b")), None);
 }

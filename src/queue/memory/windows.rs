@@ -35,8 +35,11 @@ impl Windows {
         self.channels.get(channel).is_some_and(|window| window.more == More::Unseen && window.entries.len() <= low)
     }
 
-    pub(super) fn has_line(&self, channel: &Arc<str>) -> bool {
-        self.channels.get(channel).is_some_and(|window| !window.entries.is_empty() || window.more != More::None)
+    pub(super) fn line_length(&self, channel: &Arc<str>) -> Option<usize> {
+        match self.channels.get(channel) {
+            None => Some(0),
+            Some(window) => (window.more == More::None).then_some(window.entries.len()),
+        }
     }
 
     /// Tells whether the channel is hungry for a refill.
@@ -288,14 +291,14 @@ mod tests {
     fn a_line_ends_once_its_last_job_is_taken_and_no_more_are_to_be_had() {
         let mut windows = Windows::new(4);
         let a = channel("a");
-        assert!(!windows.has_line(&a), "nobody knows of the channel");
+        assert_eq!(windows.line_length(&a), Some(0), "nobody knows of the channel");
         windows.offer(offer(1, "a", 0, 1));
         windows.take(std::slice::from_ref(&a), 1, &waiter(1));
-        assert!(!windows.has_line(&a));
+        assert_eq!(windows.line_length(&a), Some(0));
         windows.suspect(std::slice::from_ref(&a));
         windows.ask();
-        assert!(windows.has_line(&a), "a look is under way");
+        assert_eq!(windows.line_length(&a), None, "a look is under way");
         windows.refill(&a, Vec::new(), true);
-        assert!(!windows.has_line(&a));
+        assert_eq!(windows.line_length(&a), Some(0));
     }
 }

@@ -119,6 +119,7 @@ async fn watch_returns(
 impl Queue for RedisQueue {
     async fn offer(&self, offers: Vec<Offer>) {
         if !offers.is_empty() {
+            self.windows.begin_offers(&offers);
             self.outbox.post(Hint::Offer(offers)).await;
         }
     }
@@ -127,9 +128,8 @@ impl Queue for RedisQueue {
         self.windows.take(channels, max, waiter).await
     }
 
-    /// Only Redis knows, and a commit must not wait for it.
-    fn has_line(&self, _channel: &Arc<str>) -> bool {
-        true
+    fn line_length(&self, channel: &Arc<str>) -> Option<usize> {
+        self.windows.line_length(channel)
     }
 
     async fn leave(&self, channels: &[Arc<str>], waiter: &Waiter) {
@@ -144,6 +144,7 @@ impl Queue for RedisQueue {
 
     async fn suspect(&self, channels: &[Arc<str>]) {
         if !channels.is_empty() {
+            self.windows.doubt(channels);
             self.outbox.post(Hint::Suspect(channels.to_vec())).await;
         }
     }

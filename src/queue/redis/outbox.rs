@@ -87,6 +87,8 @@ struct News {
     forgotten: Vec<JobId>,
     is_suspect: bool,
     offers: Vec<Offer>,
+    /// Offers that were handed in, whatever became of them since.
+    offered: usize,
 }
 
 impl Delivery {
@@ -110,7 +112,9 @@ impl Delivery {
                 }
                 Hint::Offer(offers) => {
                     for offer in offers {
-                        channels.entry(offer.ready.channel.clone()).or_default().offers.push(offer);
+                        let news = channels.entry(offer.ready.channel.clone()).or_default();
+                        news.offered += 1;
+                        news.offers.push(offer);
                     }
                 }
                 Hint::Flush(done) => flushed.push(done),
@@ -137,6 +141,9 @@ impl Delivery {
             }
             if !news.offers.is_empty() {
                 self.windows.offer(&channel, news.offers).await;
+            }
+            if news.offered > 0 {
+                self.windows.end_offers(&channel, news.offered);
             }
         })
     }

@@ -2,6 +2,9 @@
 //!
 //! Redis knows of a channel only that somebody waits for it. An offer is then announced to every node, and each wakes as
 //! many of its own as there are jobs. Whoever looks is lined up before it looks, so that no announcement is missed.
+//!
+//! So a node knows without asking how many jobs are in front of a new one: those that its last look left, and those that it
+//! has offered since or has heard of. What another node offers is news for as long as the announcement takes.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -29,6 +32,25 @@ struct Line {
     found_little: HashMap<u64, Option<Instant>>,
     /// Woken, and not heard of since.
     woken: HashSet<u64>,
+    /// How many jobs are ready at most; `None` where nobody has looked, or where there may be more in the store.
+    length: Option<usize>,
+    /// All that were ever offered, by this node or, as it heard, by another.
+    offered: usize,
+    /// Offers of this node that Redis has not been told yet.
+    on_their_way: usize,
+    /// Grows with each doubt about the length.
+    doubts: usize,
+}
+
+/// A look that has begun at a channel.
+#[derive(Clone, Copy)]
+pub(super) struct Begun {
+    /// Whether others wait for it, too.
+    pub(super) has_others: bool,
+    /// Jobs that had been offered without having arrived, and those that had not.
+    on_their_way: usize,
+    offered: usize,
+    doubts: usize,
 }
 
 impl Waiting {
@@ -40,18 +62,57 @@ impl Waiting {
         })
     }
 
-    /// Before a look. Tells for each channel whether others wait for it.
-    pub(super) fn begin(&mut self, channels: &[Arc<str>], waiter: &Waiter) -> Vec<bool> {
-        let mut others = Vec::with_capacity(channels.len());
+    /// Before a look; answers for each channel.
+    pub(super) fn begin(&mut self, channels: &[Arc<str>], waiter: &Waiter) -> Vec<Begun> {
+        let mut begun = Vec::with_capacity(channels.len());
         for channel in channels {
             let line = self.lines.entry(channel.clone()).or_default();
             line.woken.remove(&waiter.number);
             if line.found_little.insert(waiter.number, None).is_none() {
                 line.waiters.push_back(waiter.clone());
             }
-            others.push(line.waiters.len() > 1);
+            let has_others = line.waiters.len() > 1;
+            let Line { on_their_way, offered, doubts, .. } = *line;
+            begun.push(Begun { has_others, on_their_way, offered, doubts });
         }
-        others
+        begun
+    }
+
+    /// What a look has left in the channel's window; `None` where the store may hold more.
+    pub(super) fn found(&mut self, channel: &str, begun: Begun, left: Option<usize>) {
+        if let Some(line) = self.lines.get_mut(channel) {
+            // The look may have come before these.
+            let unseen = begun.on_their_way + (line.offered - begun.offered);
+            line.length = left.filter(|_| line.doubts == begun.doubts).map(|left| left + unseen);
+        }
+    }
+
+    pub(super) fn line_length(&self, channel: &str) -> Option<usize> {
+        self.lines.get(channel)?.length
+    }
+
+    /// There may be jobs that no look has found.
+    pub(super) fn doubt(&mut self, channels: &[Arc<str>]) {
+        for channel in channels {
+            if let Some(line) = self.lines.get_mut(channel) {
+                line.doubt();
+            }
+        }
+    }
+
+    /// Offers are on their way to Redis.
+    pub(super) fn begin_offers(&mut self, channel: &Arc<str>, jobs: usize) {
+        let line = self.lines.entry(channel.clone()).or_default();
+        line.lengthen(jobs);
+        line.on_their_way += jobs;
+    }
+
+    /// Redis was told of them, or cannot be.
+    pub(super) fn end_offers(&mut self, channel: &str, jobs: usize) {
+        if let Some(line) = self.lines.get_mut(channel) {
+            line.on_their_way = line.on_their_way.saturating_sub(jobs);
+        }
+        self.tidy(channel);
     }
 
     /// After a look that found enough.
@@ -74,6 +135,14 @@ impl Waiting {
         }
     }
 
+    /// Another node has offered jobs.
+    pub(super) fn hear(&mut self, channel: &str, jobs: usize) {
+        if let Some(line) = self.lines.get_mut(channel) {
+            line.lengthen(jobs);
+        }
+        self.wake(channel, jobs);
+    }
+
     /// There are so many jobs.
     pub(super) fn wake(&mut self, channel: &str, jobs: usize) {
         if let Some(line) = self.lines.get_mut(channel) {
@@ -86,6 +155,7 @@ impl Waiting {
     /// Anything may have happened.
     pub(super) fn wake_all(&mut self) {
         for line in self.lines.values_mut() {
+            line.doubt();
             while !line.waiters.is_empty() {
                 line.wake_one();
             }
@@ -105,13 +175,27 @@ impl Waiting {
     }
 
     fn tidy(&mut self, channel: &str) {
-        if self.lines.get(channel).is_some_and(|line| line.waiters.is_empty() && line.woken.is_empty()) {
+        if self.lines.get(channel).is_some_and(Line::is_of_no_use) {
             self.lines.remove(channel);
         }
     }
 }
 
 impl Line {
+    fn is_of_no_use(&self) -> bool {
+        self.waiters.is_empty() && self.woken.is_empty() && self.on_their_way == 0
+    }
+
+    fn lengthen(&mut self, jobs: usize) {
+        self.offered += jobs;
+        self.length = self.length.map(|length| length + jobs);
+    }
+
+    fn doubt(&mut self) {
+        self.length = None;
+        self.doubts += 1;
+    }
+
     fn remove(&mut self, number: u64) {
         if self.found_little.remove(&number).is_some() {
             self.waiters.retain(|waiter| waiter.number != number);
@@ -132,12 +216,22 @@ mod tests {
     use super::*;
     use crate::queue::contract::{channel, still_waits, waiter};
 
+    fn others(begun: &[Begun]) -> Vec<bool> {
+        begun.iter().map(|begun| begun.has_others).collect()
+    }
+
+    /// A look that nothing disturbs, and that leaves so many jobs.
+    fn look(waiting: &mut Waiting, left: usize) {
+        let begun = waiting.begin(&[channel("a")], &waiter(1));
+        waiting.found("a", begun[0], Some(left));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_found_little_need_not_look_until_it_hears() {
         let (mut waiting, one) = (Waiting::default(), waiter(1));
         let channels = [channel("a"), channel("b")];
         assert!(!waiting.has_looked(&channels, &one));
-        assert_eq!(waiting.begin(&channels, &one), [false, false]);
+        assert_eq!(others(&waiting.begin(&channels, &one)), [false, false]);
         assert!(!waiting.has_looked(&channels, &one), "it is still looking");
         waiting.found_little(&channels, &one);
         assert!(waiting.has_looked(&channels, &one));
@@ -172,7 +266,57 @@ mod tests {
         waiting.leave(&channels, &waiters[0]);
         assert!(!still_waits(&waiters[2]), "what it was woken for is passed on");
         waiting.leave(&channels, &waiters[3]);
-        assert_eq!(waiting.begin(&channels, &waiters[1]), [false], "nobody else is in line");
+        assert_eq!(others(&waiting.begin(&channels, &waiters[1])), [false], "nobody else is in line");
+    }
+
+    #[test]
+    fn a_line_is_what_a_look_left_and_what_was_offered_since() {
+        let mut waiting = Waiting::default();
+        assert_eq!(waiting.line_length("a"), None, "nobody has looked");
+        look(&mut waiting, 0);
+        assert_eq!((waiting.line_length("a"), waiting.line_length("b")), (Some(0), None));
+        waiting.hear("a", 2);
+        assert_eq!(waiting.line_length("a"), Some(2));
+        waiting.begin_offers(&channel("a"), 3);
+        assert_eq!(waiting.line_length("a"), Some(5));
+        look(&mut waiting, 1);
+        assert_eq!(waiting.line_length("a"), Some(4), "the look may have come before those that are on their way");
+        waiting.end_offers("a", 3);
+        look(&mut waiting, 1);
+        assert_eq!(waiting.line_length("a"), Some(1));
+    }
+
+    #[test]
+    fn a_line_is_any_number_where_the_store_may_hold_more() {
+        let mut waiting = Waiting::default();
+        let hungry = |waiting: &mut Waiting| {
+            let begun = waiting.begin(&[channel("a")], &waiter(1));
+            waiting.found("a", begun[0], None);
+        };
+        let doubts: [fn(&mut Waiting); 3] = [hungry, |waiting| waiting.doubt(&[channel("a")]), Waiting::wake_all];
+        for doubt in doubts {
+            look(&mut waiting, 0);
+            doubt(&mut waiting);
+            waiting.begin_offers(&channel("a"), 1);
+            waiting.end_offers("a", 1);
+            assert_eq!(waiting.line_length("a"), None);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_does_not_hide_what_came_since() {
+        let mut waiting = Waiting::default();
+        let channels = [channel("a")];
+        let begun = waiting.begin(&channels, &waiter(1));
+        waiting.begin_offers(&channels[0], 1);
+        waiting.end_offers("a", 1);
+        waiting.hear("a", 1);
+        waiting.found("a", begun[0], Some(0));
+        assert_eq!(waiting.line_length("a"), Some(2));
+        let begun = waiting.begin(&channels, &waiter(1));
+        waiting.wake_all();
+        waiting.found("a", begun[0], Some(0));
+        assert_eq!(waiting.line_length("a"), None);
     }
 
     #[tokio::test]
@@ -185,6 +329,8 @@ mod tests {
         waiting.wake_all();
         waiting.leave(&channels, &one);
         waiting.leave(&channels, &two);
+        waiting.begin_offers(&channels[0], 1);
+        waiting.end_offers("a", 1);
         assert!(waiting.lines.is_empty());
     }
 }

@@ -17,7 +17,7 @@ use super::{
     access::Access,
     hunger::Hunger,
     keys::{Keys, place_of, ready_of},
-    waiting::Waiting,
+    waiting::{Begun, Waiting},
 };
 use crate::{
     model::JobId,
@@ -63,6 +63,8 @@ struct Found {
     /// In the order of the line.
     offers: VecDeque<Offer>,
     left: usize,
+    /// Whether the store may hold more.
+    has_more: bool,
 }
 
 impl Windows {
@@ -112,7 +114,7 @@ impl Windows {
         let keys = self.keys.channel(channel);
         let call = script.call(&[keys.window, keys.jobs, keys.more, keys.quiet, keys.late]);
         let call = call.arg(self.settings.window_max).arg(self.low());
-        call.arg(self.announcements()).arg(format!(" {channel}"))
+        call.arg(self.announcements()).arg(format!(" {} {channel}", self.settings.node_id))
     }
 
     /// Lines up jobs of one channel.
@@ -154,7 +156,7 @@ impl Windows {
     }
 
     pub(super) async fn take(&self, channels: &[Arc<str>], max: usize, waiter: &Waiter) -> Vec<Offer> {
-        let others = {
+        let begun = {
             let mut waiting = self.waiting();
             if max == 0 || waiting.has_looked(channels, waiter) {
                 return Vec::new();
@@ -162,11 +164,11 @@ impl Windows {
             waiting.begin(channels, waiter)
         };
         let per_call = if self.access.link.is_cluster() { 1 } else { CALL_CHANNELS_MAX };
-        let mut groups: Vec<(&[Arc<str>], &[bool])> = channels.chunks(per_call).zip(others.chunks(per_call)).collect();
+        let mut groups: Vec<(&[Arc<str>], &[Begun])> = channels.chunks(per_call).zip(begun.chunks(per_call)).collect();
         let (mut lines, mut taken) = (Vec::new(), 0);
         for _ in 0..ROUNDS_MAX {
             let share = (max - taken).div_ceil(groups.len());
-            let found = join_all(groups.iter().map(|(group, others)| self.take_once(group, others, share))).await;
+            let found = join_all(groups.iter().map(|(group, begun)| self.take_once(group, begun, share))).await;
             let mut fuller = Vec::new();
             for (group, found) in groups.into_iter().zip(found) {
                 let count: usize = found.iter().map(|found| found.offers.len()).sum();
@@ -174,10 +176,11 @@ impl Windows {
                     fuller.push(group);
                 }
                 taken += count;
-                for (channel, found) in group.0.iter().zip(found) {
+                for ((channel, begun), found) in group.0.iter().zip(group.1).zip(found) {
                     if found.left > 0 {
                         self.waiting().wake(channel, 1);
                     }
+                    self.waiting().found(channel, *begun, (!found.has_more).then_some(found.left));
                     lines.push(found.offers);
                 }
             }
@@ -198,21 +201,22 @@ impl Windows {
     }
 
     /// One call of a take; answers for each channel. What cannot be reached has nothing.
-    async fn take_once(&self, channels: &[Arc<str>], others: &[bool], max: usize) -> Vec<Found> {
+    async fn take_once(&self, channels: &[Arc<str>], begun: &[Begun], max: usize) -> Vec<Found> {
         let keys = channels.iter().map(|channel| self.keys.channel(channel));
         let keys: Vec<String> = keys.flat_map(|keys| [keys.window, keys.jobs, keys.more, keys.quiet]).collect();
         let mut call = self.scripts.take.call(&keys).arg(max).arg(self.low());
-        for others in others {
-            call.push(u8::from(*others));
+        for begun in begun {
+            call.push(u8::from(begun.has_others));
         }
         let answer: Vec<Vec<Value>> = self.access.run(&call).await.unwrap_or_default();
         let mut all = Vec::with_capacity(channels.len());
         for (channel, list) in channels.iter().zip(answer) {
             let [Value::Int(left), Value::Int(hunger), jobs @ ..] = list.as_slice() else { break };
             let offers = jobs.chunks_exact(2).filter_map(|job| offer_of(job, channel)).collect();
-            all.push(Found { offers, left: usize::try_from(*left).unwrap_or(0) });
+            let left = usize::try_from(*left).unwrap_or(0);
+            all.push(Found { offers, left, has_more: *hunger != 0 });
             match hunger {
-                0 => {}
+                -1 | 0 => {}
                 1 => self.hunger.note(channel),
                 wait => {
                     self.hunger.put_off(channel, Duration::from_millis(u64::try_from(*wait).unwrap_or(0)));
@@ -220,6 +224,27 @@ impl Windows {
             }
         }
         all
+    }
+
+    pub(super) fn line_length(&self, channel: &str) -> Option<usize> {
+        if self.access.is_well() { self.waiting().line_length(channel) } else { None }
+    }
+
+    /// The store may hold jobs that are in no window.
+    pub(super) fn doubt(&self, channels: &[Arc<str>]) {
+        self.waiting().doubt(channels);
+    }
+
+    /// Jobs are about to be lined up; [`Windows::end_offers`] tells the end of it.
+    pub(super) fn begin_offers(&self, offers: &[Offer]) {
+        let mut waiting = self.waiting();
+        for offers in offers.chunk_by(in_same_channel) {
+            waiting.begin_offers(&offers[0].ready.channel, offers.len());
+        }
+    }
+
+    pub(super) fn end_offers(&self, channel: &str, jobs: usize) {
+        self.waiting().end_offers(channel, jobs);
     }
 
     pub(super) fn leave(&self, channels: &[Arc<str>], waiter: &Waiter) {
@@ -276,20 +301,27 @@ impl Windows {
     }
 }
 
-/// Announcements: how many jobs, and of which channel.
+/// Announcements: how many jobs, the node that offers them, and their channel.
 impl Listener for Windows {
     fn hear(&self, message: &[u8]) {
-        let parsed = std::str::from_utf8(message).ok().and_then(|text| text.split_once(' '));
-        if let Some((jobs, channel)) = parsed
-            && let Ok(jobs) = jobs.parse()
-        {
+        let words = std::str::from_utf8(message).map(|text| text.splitn(3, ' ').collect::<Vec<_>>());
+        let Ok([jobs, node_id, channel]) = words.as_deref() else { return };
+        let Ok(jobs) = jobs.parse() else { return };
+        if **node_id == *self.settings.node_id {
+            // Counted when they were offered.
             self.waiting().wake(channel, jobs);
+        } else {
+            self.waiting().hear(channel, jobs);
         }
     }
 
     fn hearing(&self) {
         self.wake_all();
     }
+}
+
+fn in_same_channel(one: &Offer, next: &Offer) -> bool {
+    one.ready.channel == next.ready.channel
 }
 
 /// The longest waiting first among the heads of the lines.

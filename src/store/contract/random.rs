@@ -38,6 +38,15 @@ async fn step_of(store: &dyn Store, (kind, number, variant): Happening, now: Tim
     Some(step)
 }
 
+/// What comes right behind the step that makes a job: a claim, or its end.
+fn follower_of(made: &Step, now: Timestamp) -> Option<Step> {
+    if made.expected.is_some() {
+        return None;
+    }
+    let input = Input::Claim { runner_id: "r2".into() };
+    step(&made.job, input, now, 0).or_else(|_| step(&made.job, Input::Cancel, now, 0)).ok()
+}
+
 fn fresh(number: u8, variant: u8, now: Timestamp) -> Step {
     let spec = JobSpec {
         start: if variant.is_multiple_of(3) { Start::In(u32::from(variant)) } else { Start::Now },
@@ -97,7 +106,10 @@ async fn compare(history: Vec<Vec<Happening>>) {
         let mut steps = Vec::new();
         for happening in batch {
             seconds += u32::from(happening.2);
-            steps.extend(step_of(&memory, happening, at(seconds)).await);
+            let step = step_of(&memory, happening, at(seconds)).await;
+            let follower =
+                step.as_ref().filter(|_| happening.2 % 4 == 1).and_then(|step| follower_of(step, at(seconds)));
+            steps.extend(step.into_iter().chain(follower));
         }
         let all_or_nothing = index % 4 == 3;
         let outcomes = committed(&memory, &steps, all_or_nothing).await;

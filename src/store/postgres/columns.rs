@@ -54,7 +54,11 @@ macro_rules! job_columns {
 pub(super) use {brought, changed, job_columns, kept};
 
 /// A job that is not there yet: a row of `errand.new_job`.
-pub(super) struct NewJob<'a>(pub &'a Step);
+pub(super) struct NewJob<'a> {
+    pub made: &'a Step,
+    /// The next step of the same job, where it is stored at once.
+    pub moved: Option<&'a Step>,
+}
 
 /// What a step changes of its job: a row of `errand.job_change`.
 pub(super) struct JobChange<'a>(pub &'a Step);
@@ -74,9 +78,11 @@ impl PgHasArrayType for NewJob<'_> {
 impl Encode<'_, Postgres> for NewJob<'_> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         let mut record = Record::begin(buffer);
-        put_kept(&mut record, &self.0.job)?;
-        put_changed(&mut record, &self.0.job)?;
-        record.text(&events::line_on_row(self.0))?;
+        let mut lines = events::line_on_row(self.made);
+        lines.extend(self.moved.map(events::line_on_row));
+        put_kept(&mut record, &self.made.job)?;
+        put_changed(&mut record, &self.moved.unwrap_or(self.made).job)?;
+        record.text(&lines)?;
         Ok(record.end())
     }
 }

@@ -43,8 +43,8 @@ use async_trait::async_trait;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::{
-    Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, ListQuery, Outcome, Outdated, Page, Ready, Store, StoreError,
-    Tally,
+    Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, Lanes, ListQuery, Outcome, Outdated, Page, Ready, Store,
+    StoreError, Tally,
 };
 use crate::model::{
     Job, JobEvent, JobId, Parts, Step, Timestamp,
@@ -56,6 +56,8 @@ use connections::{Connections, Failure, Kind};
 use listener::Listener;
 use partitions::Day;
 
+/// While one commit waits for the disk, another is prepared.
+const LANES: Lanes = Lanes { max: 2, steps_min: 128 };
 /// Connections that write: more than lanes that commit, so that a deletion or a log line does not wait for them.
 const WRITERS: usize = 4;
 /// Connections that read.
@@ -372,6 +374,10 @@ impl Store for PostgresStore {
 
     fn bell(&self) -> Option<Arc<Bell>> {
         Some(self.bell.clone())
+    }
+
+    fn lanes(&self) -> Lanes {
+        LANES
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

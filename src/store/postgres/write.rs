@@ -95,7 +95,14 @@ impl<'a> Batch<'a> {
         (0..self.steps.len()).filter(|index| self.steps[*index].expected.is_none()).collect()
     }
 
-    /// Indexes of the steps that change a job: first each job's first one, then each job's second one, and so on, because one
+    /// The step behind one that makes a job, if it moves the same job on: the row is written as it stands after both.
+    fn follower(&self, creation: usize) -> Option<usize> {
+        let (made, next) = (&self.steps[creation].job, self.steps.get(creation + 1)?);
+        let follows = next.job.id == made.id && next.expected == Some(made.version) && !next.job.status.is_terminal();
+        follows.then_some(creation + 1)
+    }
+
+    /// Indexes of the steps that change a job, but for followers that are written: first each job's first one, then each job's second one, and so on, because one
     /// statement can change a row only once. Each wave is in order of id. A step that stands before the one that made its job
     /// is left out, for it is stale.
     fn waves(&self) -> Vec<Vec<usize>> {
@@ -105,7 +112,8 @@ impl<'a> Batch<'a> {
         let mut waves: Vec<Vec<usize>> = Vec::new();
         let mut steps_of: HashMap<JobId, usize> = HashMap::new();
         for (index, step) in self.steps.iter().enumerate() {
-            if step.expected.is_none() || made.get(&step.job.id).is_some_and(|made| *made > index) {
+            let is_written = self.outcomes[index] == Outcome::Applied;
+            if step.expected.is_none() || is_written || made.get(&step.job.id).is_some_and(|made| *made > index) {
                 continue;
             }
             let wave = steps_of.entry(step.job.id).or_default();
@@ -119,6 +127,10 @@ impl<'a> Batch<'a> {
             wave.sort_by_key(|index| self.steps[*index].job.id);
         }
         waves
+    }
+
+    fn new_job(&self, creation: usize) -> NewJob<'a> {
+        NewJob { made: &self.steps[creation], moved: self.follower(creation).map(|index| &self.steps[index]) }
     }
 
     fn of(&self, indexes: &[usize]) -> Vec<&'a Step> {
@@ -198,7 +210,8 @@ async fn create(transaction: &mut Transaction, batch: &mut Batch<'_>) -> Result<
     }
     // Stable: of two with the same id, the first is inserted.
     creations.sort_by_key(|index| batch.steps[*index].job.id);
-    let mut inserted = insert_jobs(transaction, &batch.of(&creations)).await?;
+    let rows: Vec<NewJob> = creations.iter().map(|index| batch.new_job(*index)).collect();
+    let mut inserted = insert_jobs(transaction, rows).await?;
     if is_keyed && inserted.len() < creations.len() {
         return Err(Failure::Conflict("a job was inserted at the same time".into()));
     }
@@ -207,6 +220,9 @@ async fn create(transaction: &mut Transaction, batch: &mut Batch<'_>) -> Result<
         let step = &batch.steps[index];
         if inserted.remove(&step.job.id) {
             batch.outcomes[index] = Outcome::Applied;
+            if let Some(follower) = batch.follower(index) {
+                batch.outcomes[follower] = Outcome::Applied;
+            }
             taken_in.extend(step.arrives.then_some(step.job.id));
         }
     }
@@ -224,11 +240,10 @@ const INSERT_JOBS: &str = concat!(
     ON CONFLICT (id) DO NOTHING RETURNING id"
 );
 
-async fn insert_jobs(transaction: &mut Transaction, steps: &[&Step]) -> Result<HashSet<JobId>, Failure> {
-    if steps.is_empty() {
+async fn insert_jobs(transaction: &mut Transaction, rows: Vec<NewJob<'_>>) -> Result<HashSet<JobId>, Failure> {
+    if rows.is_empty() {
         return Ok(HashSet::new());
     }
-    let rows: Vec<NewJob> = steps.iter().map(|step| NewJob(step)).collect();
     ids(transaction, sqlx::query(INSERT_JOBS).bind(rows)).await
 }
 

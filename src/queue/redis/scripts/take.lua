@@ -3,7 +3,8 @@
 -- KEYS: for each channel window, jobs, more, quiet.
 -- ARGV: how many at most, how few jobs are low, then for each channel 1 where somebody else of this node waits for it.
 -- Answers for each channel a list: how many jobs are left, its hunger, then of each job its place and what was kept of
--- it. Hunger is 1 for a hungry channel, 1 + n where another node looks into the store and has n ms for it, otherwise 0.
+-- it. Hunger is 1 for a hungry channel, 1 + n where another node looks into the store and has n ms for it, -1 where the store
+-- may hold more and enough is at hand, and 0 where the store holds no more.
 
 local max, low = tonumber(ARGV[1]), tonumber(ARGV[2])
 local channels = #KEYS / 4
@@ -57,8 +58,11 @@ end
 local now
 local function hunger(c)
   local state = redis.call('GET', KEYS[4 * c - 1])
-  if not state or sizes[c] - counts[c] > low then
+  if not state then
     return 0
+  end
+  if sizes[c] - counts[c] > low then
+    return -1
   end
   if string.sub(state, 1, 1) == 'u' then
     return 1
