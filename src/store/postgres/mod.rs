@@ -40,7 +40,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 
 use super::{
     Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, Lanes, ListQuery, Outcome, Outdated, Page, Ready, Store,
@@ -255,13 +255,14 @@ async fn check_server(options: &PgConnectOptions) -> Result<(), OpenError> {
     };
     let check = async {
         let mut connection = PgConnection::connect_with(options).await?;
-        let query = sqlx::query_as::<_, (i32, String)>(
+        // Without a prepared statement, for outside of a transaction a pooler may run it elsewhere than it was prepared.
+        let query = sqlx::raw_sql(
             "-- name check_server
             SELECT current_setting('server_version_num')::integer, current_setting('server_encoding')",
         );
-        let found = query.fetch_one(&mut connection).await?;
+        let row = query.fetch_one(&mut connection).await?;
         connection.close().await?;
-        Ok::<_, sqlx::Error>(found)
+        Ok::<_, sqlx::Error>((row.try_get::<i32, _>(0)?, row.try_get::<String, _>(1)?))
     };
     let checked = tokio::time::timeout(OPEN_PATIENCE, check).await;
     let checked = checked.map_err(|_| unreachable(format!("no answer within {} s", OPEN_PATIENCE.as_secs())))?;
