@@ -41,6 +41,12 @@ macro_rules! settings_of_reads {
 /// right for an empty table would read a full one from end to end. Compiling a plan takes longer than running it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// Writes that look rows up by what identifies them, many at once.
+    ///
+    /// A table whose jobs come and go may have been empty when Postgres last counted it, and to find a row among none every
+    /// way is cheap: it once went through all of them for each row of a commit. So the ways that can do without a condition
+    /// are closed here, and what is left is a look-up for each row, by a bitmap.
+    Commit,
     Write,
     /// Reads along an index.
     Read,
@@ -49,8 +55,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn begin(self) -> &'static str {
+    pub(super) fn begin(self) -> &'static str {
         match self {
+            Kind::Commit => {
+                "-- name begin_commit
+                BEGIN; SET LOCAL statement_timeout = 5000; SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan;
+                SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
+                SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off"
+            }
             Kind::Write => {
                 "-- name begin_write
                 BEGIN; SET LOCAL statement_timeout = 5000; SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan;
@@ -70,7 +82,7 @@ impl Kind {
     /// that a slow statement is stopped by the server, and a silent server by us.
     fn patience(self) -> Duration {
         match self {
-            Kind::Write | Kind::Read => Duration::from_secs(6),
+            Kind::Commit | Kind::Write | Kind::Read => Duration::from_secs(6),
             Kind::Survey => Duration::from_secs(16),
         }
     }

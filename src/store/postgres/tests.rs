@@ -8,7 +8,14 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use super::{Attendance, OpenError, PostgresStore, scratch::Scratch};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
+
+use super::{
+    Attendance, OpenError, PostgresStore,
+    connections::Kind,
+    scratch::Scratch,
+    write::{FINISH_JOBS, UPDATE_JOBS},
+};
 use crate::{
     model::{Expiry, Input, Job, JobId, JobSpec, Timestamp, create, step},
     store::{Outcome, Store},
@@ -177,4 +184,35 @@ async fn a_server_that_is_not_there_is_named() {
     let error = PostgresStore::open("postgres://me:secret@127.0.0.1:1/none", Attendance::Shared).await.err();
     let sentence = error.expect("a refusal").to_string();
     assert!(sentence.contains("127.0.0.1:1") && !sentence.contains("secret"), "{sentence}");
+}
+
+/// How the server would carry a statement of a commit out, a line each.
+async fn plan(connection: &mut PgConnection, statement: &str) -> Vec<String> {
+    let script = [
+        Kind::Commit.begin().to_owned(),
+        format!("PREPARE commits (errand.job_change[]) AS {statement}"),
+        "EXPLAIN EXECUTE commits ('{}')".to_owned(),
+        "DEALLOCATE commits".to_owned(),
+        "ROLLBACK".to_owned(),
+    ];
+    let rows = connection.fetch_all(AssertSqlSafe(script.join(";\n"))).await.expect("a plan");
+    rows.iter().map(|row| row.get::<String, _>(0)).collect()
+}
+
+#[tokio::test]
+async fn a_commit_looks_rows_up_also_in_a_table_that_was_counted_when_it_was_empty() {
+    let scratch = Scratch::new().await;
+    let store = scratch.store().await;
+    let create = |number| create(JobId(uuid::Uuid::from_u128(number)), spec(), "ann".into(), at(0)).expect("a job");
+    store.commit(&(1..=1_000).map(create).collect::<Vec<_>>()).await.expect("a commit");
+    let mut connection = scratch.connect().await;
+    let empty = "UPDATE pg_class SET reltuples = 0, relpages = 100 WHERE oid = 'errand.jobs'::regclass";
+    connection.execute(empty).await.expect("a superuser");
+    for statement in [UPDATE_JOBS, FINISH_JOBS] {
+        let plan = plan(&mut connection, statement).await;
+        let finds = plan.iter().filter(|line| line.contains("Scan") && line.contains("jobs")).count();
+        let looks_up = plan.iter().filter(|line| line.contains("Index Cond: (id = v.job_id)")).count();
+        // The bitmap's scans of the table and of the index.
+        assert_eq!((finds, looks_up), (2, 1), "{}", plan.join("\n"));
+    }
 }

@@ -52,7 +52,7 @@ pub(super) async fn commit(
 }
 
 async fn attempt(writers: &Connections, steps: &[Step], mode: Mode, slot: i32) -> Result<Vec<Outcome>, Failure> {
-    let mut transaction = writers.begin(Kind::Write).await?;
+    let mut transaction = writers.begin(Kind::Commit).await?;
     let mut batch = Batch::new(steps);
     match apply(&mut transaction, &mut batch).await {
         Err(conflict @ Failure::Conflict(_)) => {
@@ -247,7 +247,7 @@ async fn insert_jobs(transaction: &mut Transaction, rows: Vec<NewJob<'_>>) -> Re
     ids(transaction, sqlx::query(INSERT_JOBS).bind(rows)).await
 }
 
-const UPDATE_JOBS: &str = concat!(
+pub(super) const UPDATE_JOBS: &str = concat!(
     "-- name update_jobs
     UPDATE errand.jobs AS j SET (",
     changed!(),
@@ -257,7 +257,7 @@ const UPDATE_JOBS: &str = concat!(
 );
 
 /// Moves jobs from the unfinished to the finished ones.
-const FINISH_JOBS: &str = concat!(
+pub(super) const FINISH_JOBS: &str = concat!(
     "-- name finish_jobs
     WITH ended AS (
         DELETE FROM errand.jobs AS j USING unnest($1) AS v WHERE j.id = v.job_id AND j.version = v.expected RETURNING ",
