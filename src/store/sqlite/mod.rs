@@ -5,6 +5,7 @@
 //! that is also kept in memory (see [`overlay`]). A read by id looks into both; any other read waits until the tables
 //! have caught up. Nothing outside this folder sees a type of the driver.
 
+mod checkpoints;
 mod codec;
 mod journal;
 mod list;
@@ -72,7 +73,7 @@ impl SqliteStore {
         let opening = tokio::task::spawn_blocking(move || {
             let mut connection = connect(&path, false).map_err(open_error)?;
             schema::migrate(&mut connection)?;
-            let writer = Writer::start(connection).map_err(|error| match error {
+            let writer = Writer::start(connection, &path).map_err(|error| match error {
                 StoreError::Corrupt(what) => OpenError::Corrupt(what.into()),
                 StoreError::Unavailable(source) => OpenError::Unavailable(source),
             })?;

@@ -8,6 +8,7 @@ mod forget;
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{
         Arc, PoisonError, RwLock,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 use forget::Slice;
 
 use super::{
+    checkpoints::Checkpoints,
     journal,
     overlay::{Change, Changes, Overlay, key_of},
     read, tables, unavailable,
@@ -75,14 +77,15 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Takes in what the journal holds, and starts the thread.
-    pub fn start(connection: Connection) -> Result<Writer, StoreError> {
+    pub fn start(connection: Connection, path: &Path) -> Result<Writer, StoreError> {
         let (requests, inbox) = sync_channel(REQUESTS_MAX);
         let overlay = Arc::new(RwLock::new(Overlay::default()));
         let newest = tables::newest(&connection)?;
         let mut desk = Desk { connection, overlay: overlay.clone(), newest };
         desk.replay()?;
+        let checkpoints = Checkpoints::start(path, &desk.connection).map_err(StoreError::Unavailable)?;
         let thread = std::thread::Builder::new().name("sqlite writer".to_owned());
-        thread.spawn(move || desk.run(&inbox)).map_err(|error| StoreError::Unavailable(error.into()))?;
+        thread.spawn(move || desk.run(&inbox, checkpoints)).map_err(|error| StoreError::Unavailable(error.into()))?;
         Ok(Writer { requests, overlay })
     }
 
@@ -146,7 +149,7 @@ struct Desk {
 }
 
 impl Desk {
-    fn run(mut self, inbox: &Receiver<Request>) {
+    fn run(mut self, inbox: &Receiver<Request>, mut checkpoints: Checkpoints) {
         loop {
             let request = match self.patience() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -154,12 +157,14 @@ impl Desk {
             };
             match request {
                 Ok(Request::Close(answer)) => {
+                    checkpoints.close();
                     let _ = answer.send(self.close());
                     return;
                 }
                 Ok(request) => self.serve(request),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
+                    checkpoints.close();
                     if let Err(error) = self.close() {
                         tracing::error!(
                             error = &error as &dyn std::error::Error,
@@ -173,6 +178,7 @@ impl Desk {
                 // What is ahead stays in the journal and in memory; the next turn tries again.
                 tracing::error!(error = &error as &dyn std::error::Error, "the tables could not be brought up to date");
             }
+            checkpoints.keep_up();
         }
     }
 
