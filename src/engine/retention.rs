@@ -25,8 +25,8 @@ const INTERVAL_OF_COUNT: Duration = Duration::from_secs(10);
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The longest rest after a walk, which is as long as the walk took: old jobs that must stay are walked over anew each time.
 const REST_MAX: Duration = Duration::from_secs(600);
-/// Jobs that one step looks at.
-const STEP_JOBS: u32 = 1_000;
+/// Jobs that one step looks at: few, for on a machine with few processors a start may have to wait for a whole step.
+const STEP_JOBS: u32 = 100;
 /// How many times as long as a step the pause after it is: a walk works for a quarter of its time.
 const PAUSE_STEPS: u32 = 3;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
