@@ -105,14 +105,18 @@ pub(crate) async fn browse(
         ..ListJobsRequest::default()
     };
     let found = listed(&gateway, &caller, message).await?;
-    Ok(fields! {
+    let mut answer = fields! {
         "status" => true,
         "data" => found.jobs.iter().map(|job| json::job(job, graph)).collect::<Vec<_>>(),
         "count" => found.total,
         "start" => start,
         "size" => size,
         "graph" => graph.name(),
-    })
+    };
+    if found.total_is_estimate {
+        answer.set("count_is_estimate", true);
+    }
+    Ok(answer)
 }
 
 /// `GET /api/jobs/list`

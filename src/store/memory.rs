@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use super::{
     Agenda, Arrival, ArrivalPage, Bell, Due, Forgotten, ListQuery, OrderBy, Outcome, Outdated, Page, Ready, Store,
-    StoreError, Tally,
+    StoreError, Tally, Total,
 };
 use crate::model::{
     Job, JobEvent, JobId, Parts, Status, Step, Timestamp,
@@ -164,7 +164,7 @@ impl Store for MemoryStore {
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
         let tables = self.open()?;
         let mut jobs = tables.select(u32::MAX, |job| matches(query, job), |job| (order_key(query.order, job), job.id));
-        let total = query.count.then_some(jobs.len() as u64);
+        let total = query.count.then_some(Total::exactly(jobs.len() as u64));
         if query.descending {
             jobs.reverse();
         }

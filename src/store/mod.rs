@@ -120,7 +120,60 @@ pub struct ListQuery {
 pub struct Page {
     pub jobs: Vec<Job>,
     /// All matches, where asked for.
-    pub total: Option<u64>,
+    pub total: Option<Total>,
+}
+
+/// Matches are counted up to here. Beyond it there is a kept count, or an estimate.
+pub const COUNTED_MAX: u64 = 10_000;
+
+/// How many jobs match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Total {
+    pub jobs: u64,
+    /// There are so many or more.
+    pub is_estimate: bool,
+}
+
+impl Total {
+    pub fn exactly(jobs: u64) -> Total {
+        Total { jobs, is_estimate: false }
+    }
+
+    pub fn at_least(jobs: u64) -> Total {
+        Total { jobs, is_estimate: true }
+    }
+}
+
+impl ListQuery {
+    /// Whether it asks for nothing but statuses, and perhaps a channel: of these jobs stores keep counts.
+    fn is_plain(&self) -> bool {
+        let plain = ListQuery {
+            channel: self.channel.clone(),
+            statuses: self.statuses.clone(),
+            owner: None,
+            func: None,
+            runner_id: None,
+            created_from: None,
+            created_to: None,
+            search: None,
+            broadcast: None,
+            parent_id: None,
+            ..self.clone()
+        };
+        *self == plain
+    }
+
+    /// Whether a job with this status may match.
+    fn wants(&self, status: Status) -> bool {
+        self.statuses.is_empty() || self.statuses.contains(&status)
+    }
+
+    /// For the unfinished ones of its matches; `None` where it wants none.
+    fn unfinished(&self) -> Option<ListQuery> {
+        let statuses: Vec<Status> =
+            Status::ALL.into_iter().filter(|status| !status.is_terminal() && self.wants(*status)).collect();
+        (!statuses.is_empty()).then(|| ListQuery { statuses, ..self.clone() })
+    }
 }
 
 /// How many jobs a channel has. Parts of broadcast jobs are not counted.

@@ -72,7 +72,12 @@ impl JobPage {
             (false, None, Some(last)) => last.id.to_string(),
             (false, Some(offset), Some(_)) => format!("o{}", offset.saturating_add(self.size)),
         };
-        v1::ListJobsResponse { jobs: jobs.iter().map(job_to_wire).collect(), next_page_token, total: page.total }
+        v1::ListJobsResponse {
+            jobs: jobs.iter().map(job_to_wire).collect(),
+            next_page_token,
+            total: page.total.map(|total| total.jobs),
+            total_is_estimate: page.total.is_some_and(|total| total.is_estimate),
+        }
     }
 }
 

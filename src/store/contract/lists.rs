@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     model::Status,
-    store::{ChannelTally, Tally},
+    store::{COUNTED_MAX, ChannelTally, Tally, Total},
 };
 
 /// Jobs 1 to 4 that differ in everything a filter can ask for.
@@ -61,12 +61,39 @@ pub(super) async fn pages_follow_each_other(store: &dyn Store) {
     fill(store).await;
     let newest = ListQuery { descending: true, limit: 2, count: true, ..everything() };
     let first = store.list(&newest).await.expect("a page");
-    assert_eq!((ids(&first.jobs), first.total), (vec![4, 3], Some(4)));
+    assert_eq!((ids(&first.jobs), first.total), (vec![4, 3], Some(Total::exactly(4))));
     let second = store.list(&ListQuery { before: Some(id(3)), ..newest.clone() }).await.expect("a page");
-    assert_eq!((ids(&second.jobs), second.total), (vec![2, 1], Some(4)));
+    assert_eq!((ids(&second.jobs), second.total), (vec![2, 1], Some(Total::exactly(4))));
     let third = store.list(&ListQuery { offset: 3, count: false, ..newest.clone() }).await.expect("a page");
     assert_eq!((ids(&third.jobs), third.total), (vec![1], None));
     assert_eq!(listed(store, ListQuery { offset: 9, ..newest }).await, []);
+}
+
+pub(super) async fn more_than_are_counted_are_told_from_kept_counts_or_estimated(store: &dyn Store) {
+    let many = 11 + u128::from(COUNTED_MAX);
+    let creations: Vec<Step> = (1..=many).map(|number| created(number, spec("a"))).collect();
+    put(store, &creations).await;
+    put(store, &[created(many + 1, JobSpec { func: "rare".into(), ..spec("b") })]).await;
+    let total = async |query: ListQuery| {
+        store.list(&ListQuery { count: true, limit: 1, ..query }).await.expect("a page").total.expect("a total")
+    };
+    let of = |func: &str| ListQuery { func: Some(func.into()), ..everything() };
+    assert_eq!(total(of("rare")).await, Total::exactly(1));
+    // A store may know better than it must.
+    let may_be = |total: Total, jobs: u64| {
+        total == Total::exactly(jobs) || (total.is_estimate && (COUNTED_MAX..=jobs).contains(&total.jobs))
+    };
+    let many = COUNTED_MAX + 11;
+    assert!(may_be(total(of("send")).await, many));
+    assert!(may_be(total(everything()).await, many + 1));
+    let canceled: Vec<Step> = creations.iter().map(|made| stepped(&made.job, Input::Cancel, at(1))).collect();
+    put(store, &canceled).await;
+    assert_eq!(total(everything()).await, Total::exactly(many + 1));
+    let all_but_running = vec![Status::Pending, Status::Completed, Status::Canceled];
+    assert_eq!(total(ListQuery { statuses: all_but_running, ..everything() }).await, Total::exactly(many + 1));
+    assert_eq!(total(ListQuery { statuses: vec![Status::Canceled], ..everything() }).await, Total::exactly(many));
+    let of_channel = ListQuery { channel: Some("a".into()), ..everything() };
+    assert!(may_be(total(of_channel).await, many));
 }
 
 pub(super) async fn a_search_has_no_special_characters(store: &dyn Store) {

@@ -74,6 +74,7 @@ contract! {
     lists::every_filter_filters,
     lists::every_order_orders,
     lists::pages_follow_each_other,
+    lists::more_than_are_counted_are_told_from_kept_counts_or_estimated,
     lists::a_search_has_no_special_characters,
     lists::tallies_follow_each_change,
     retention::what_ended_long_ago_goes_with_all_that_is_its_own,

@@ -16,14 +16,14 @@ use crate::{
         Job, JobId, Status,
         log::{JobLog, LogKind},
     },
-    store::{ListQuery, OrderBy, Page, StoreError, codes::code},
+    store::{COUNTED_MAX, ListQuery, OrderBy, Page, StoreError, Total, codes::code},
 };
 
 pub(super) async fn list(readers: &Connections, query: &ListQuery) -> Result<Page, StoreError> {
     // Both statements of one moment, so that the total fits the page.
     let mut transaction = readers.begin(Kind::Survey).await?;
     let jobs = page(&mut transaction, query).await?;
-    let total = if query.count { Some(count(&mut transaction, query).await?) } else { None };
+    let total = if query.count { Some(total(&mut transaction, query).await?) } else { None };
     transaction.commit().await?;
     Ok(Page { jobs, total })
 }
@@ -58,16 +58,57 @@ async fn page(transaction: &mut Transaction, query: &ListQuery) -> Result<Vec<Jo
     Ok(rows.iter().map(|row| row::job("errand.jobs or errand.finished", row)).collect::<Result<_, _>>()?)
 }
 
+async fn total(transaction: &mut Transaction, query: &ListQuery) -> Result<Total, Failure> {
+    let counted = count(transaction, query).await?;
+    if counted <= COUNTED_MAX {
+        return Ok(Total::exactly(counted));
+    }
+    if !query.is_plain() {
+        return Ok(Total::at_least(COUNTED_MAX));
+    }
+    kept(transaction, query).await
+}
+
+/// The matches, up to some more than are counted.
 async fn count(transaction: &mut Transaction, query: &ListQuery) -> Result<u64, Failure> {
     let mut select = QueryBuilder::<Postgres>::new("-- name count\nSELECT 0");
     for table in tables(query) {
-        select.push(" + (SELECT count(*) FROM ").push(table);
+        select.push(" + (SELECT count(*) FROM (SELECT FROM ").push(table);
         push_filters(&mut select, query);
-        select.push(")");
+        select.push(format_args!(" LIMIT {}) AS matches)", COUNTED_MAX + 1));
     }
     select.push(" AS jobs");
     let row = transaction.row(select.build()).await?;
     Ok(Fields::new("errand.finished", "id", &row).count("jobs")?)
+}
+
+/// What the kept counts say. Of unfinished jobs they do not tell which are running, so those of one kind are counted.
+async fn kept(transaction: &mut Transaction, query: &ListQuery) -> Result<Total, Failure> {
+    let mut select = QueryBuilder::<Postgres>::new(
+        "-- name kept
+        SELECT coalesce(sum(live), 0)::bigint AS live, coalesce(sum(completed), 0)::bigint AS completed,
+            coalesce(sum(failed), 0)::bigint AS failed, coalesce(sum(canceled), 0)::bigint AS canceled,
+            coalesce(sum(expired), 0)::bigint AS expired
+        FROM errand.tallies",
+    );
+    if let Some(channel) = &query.channel {
+        select.push(" WHERE channel = ").push_bind(stored(channel).into_owned());
+    }
+    let row = transaction.row(select.build()).await?;
+    let row = Fields::new("errand.tallies", "channel", &row);
+    let ends = [
+        (Status::Completed, row.count("completed")?),
+        (Status::Failed, row.count("failed")?),
+        (Status::Canceled, row.count("canceled")?),
+        (Status::Expired, row.count("expired")?),
+    ];
+    let ended: u64 = ends.into_iter().filter(|(status, _)| query.wants(*status)).map(|(_, jobs)| jobs).sum();
+    let Some(unfinished) = query.unfinished() else { return Ok(Total::exactly(ended)) };
+    if query.wants(Status::Pending) && query.wants(Status::Running) {
+        return Ok(Total::exactly(ended + row.count("live")?));
+    }
+    let counted = count(transaction, &unfinished).await?;
+    Ok(if counted <= COUNTED_MAX { Total::exactly(ended + counted) } else { Total::at_least(ended + COUNTED_MAX) })
 }
 
 /// By the column asked for, where an absent time is earlier than any, and then by id.

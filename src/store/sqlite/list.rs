@@ -13,7 +13,7 @@ use crate::{
         JobId, Status,
         log::{JobLog, LogKind},
     },
-    store::{ListQuery, OrderBy, Page, StoreError, codes::code},
+    store::{COUNTED_MAX, ListQuery, OrderBy, Page, StoreError, Total, codes::code},
 };
 
 /// A statement that is put together, with its values.
@@ -60,15 +60,56 @@ pub(super) fn list(connection: &Connection, query: &ListQuery) -> Result<Page, S
     }
     select.push(" LIMIT ").bind(query.limit).push(" OFFSET ").bind(query.offset);
     let jobs = rows(&transaction, &select.text, select.parameters(), row::job)?;
-    let total = if query.count { Some(count(&transaction, query)?) } else { None };
+    let total = if query.count { Some(total(&transaction, query)?) } else { None };
     Ok(Page { jobs, total })
 }
 
+fn total(connection: &Connection, query: &ListQuery) -> Result<Total, StoreError> {
+    let counted = count(connection, query)?;
+    if counted <= COUNTED_MAX {
+        return Ok(Total::exactly(counted));
+    }
+    // The ends are counted for all channels together.
+    if !query.is_plain() || query.channel.is_some() {
+        return Ok(Total::at_least(COUNTED_MAX));
+    }
+    let ended = ended(connection, query)?;
+    let unfinished = match query.unfinished() {
+        Some(unfinished) => count(connection, &unfinished)?,
+        None => 0,
+    };
+    Ok(if unfinished <= COUNTED_MAX {
+        Total::exactly(ended + unfinished)
+    } else {
+        Total::at_least(ended + COUNTED_MAX)
+    })
+}
+
+/// The matches, up to one more than are counted.
 fn count(connection: &Connection, query: &ListQuery) -> Result<u64, StoreError> {
-    let mut select = Select::new("-- name count\nSELECT COUNT(*) FROM jobs WHERE ".to_owned());
+    let mut select = Select::new("-- name count\nSELECT COUNT(*) FROM (SELECT 1 FROM jobs WHERE ".to_owned());
     push_filters(&mut select, query);
+    select.push(format_args!(" LIMIT {})", COUNTED_MAX + 1));
     let counts = rows(connection, &select.text, select.parameters(), |row| Fields::of("jobs", row).count())?;
     Ok(counts.into_iter().next().unwrap_or(0))
+}
+
+/// The kept count of the jobs that have ended as the query wants.
+fn ended(connection: &Connection, query: &ListQuery) -> Result<u64, StoreError> {
+    let select = "-- name ended\nSELECT completed, failed, canceled, expired FROM totals";
+    let ended = rows(connection, select, [], |row| {
+        let row = Fields::of("totals", row);
+        let (completed, failed) = (row.count()?, row.count()?);
+        let (canceled, expired) = (row.count()?, row.count()?);
+        let ends = [
+            (Status::Completed, completed),
+            (Status::Failed, failed),
+            (Status::Canceled, canceled),
+            (Status::Expired, expired),
+        ];
+        Ok(ends.into_iter().filter(|(status, _)| query.wants(*status)).map(|(_, jobs)| jobs).sum())
+    })?;
+    Ok(ended.into_iter().next().unwrap_or(0))
 }
 
 /// The column to sort by before the id; none where the id says it all.

@@ -115,7 +115,8 @@ def list_jobs(filters: Filters, limit: int, page_token: str, *, count: bool) -> 
 
     def read(answer: jobs_pb2.ListJobsResponse) -> records.Page:
         jobs = [records.job_from_wire(job) for job in answer.jobs]
-        return records.Page(jobs, answer.next_page_token, answer.total if answer.HasField("total") else None)
+        total = answer.total if answer.HasField("total") else None
+        return records.Page(jobs, answer.next_page_token, total, answer.total_is_estimate)
 
     statuses = [filters.status] if isinstance(filters.status, str) else filters.status
     request = jobs_pb2.ListJobsRequest(

@@ -124,6 +124,8 @@ class Page:
     """For the page that follows; empty on the last one."""
     total: int | None
     """How many match, where that was asked for."""
+    total_is_estimate: bool = False
+    """Whether there may be more than `total`; never up to 10,000."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ export interface JobPage {
   readonly nextPageToken: string;
   /** Where it was asked for. */
   readonly total: number | undefined;
+  /** Whether there may be more than `total`; never up to 10,000. */
+  readonly totalIsEstimate: boolean;
 }
 
 /** Which log lines to read. */
@@ -255,7 +257,12 @@ export class Client {
       count: filter.count ?? false,
     };
     const answer = await this.#transport.unary(JobsService.listJobs, request, options, "harmless");
-    return { jobs: answer.jobs.map(jobFromWire), nextPageToken: answer.nextPageToken, total: answer.total };
+    return {
+      jobs: answer.jobs.map(jobFromWire),
+      nextPageToken: answer.nextPageToken,
+      total: answer.total,
+      totalIsEstimate: answer.totalIsEstimate,
+    };
   }
 
   /** All jobs that match, page by page as they are asked for. */
