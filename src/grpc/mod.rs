@@ -4,7 +4,7 @@
 //! the engine, and nowhere here; who the caller is, in [`auth`]. Deliberately absent: listening, and TLS.
 
 pub mod auth;
-mod convert;
+pub mod convert;
 mod health;
 mod jobs;
 mod liveness;
