@@ -21,7 +21,10 @@ async fn step_of(store: &dyn Store, (kind, number, variant): Happening, now: Tim
     let error = Failure { error: "x".into(), permanent: variant.is_multiple_of(5), ..Failure::default() };
     let input = match kind % 12 {
         0 => return Some(fresh(number, variant, now)),
-        1 if job.broadcast => return Some(create_part(id(u128::from(variant)), &job, "r1", now)),
+        // Parts are made as their parent fans out: none of a job that has ended.
+        1 if job.broadcast && !job.status.is_terminal() => {
+            return Some(create_part(id(u128::from(variant)), &job, "r1", now));
+        }
         2..=4 => Input::Claim { runner_id: format!("r{}", variant % 3).into() },
         5 => Input::Complete { attempt, result: "1".into(), metadata: None },
         6 => Input::Fail { attempt, failure: error, metadata: None },
