@@ -44,6 +44,8 @@ const ASKED_MAX: usize = 1_024;
 const OWED_MAX: usize = crate::model::limits::RUNNER_CAPACITY_MAX as usize;
 /// How soon they are tried again.
 const OWED_RETRY: Duration = Duration::from_millis(200);
+/// How long a farewell waits for jobs that are being stored for its runner: longer than a commit takes.
+const PROMISES_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the end of a stream is awaited once its runner has gone.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Payload in one Assignments message, in bytes, unless a single job is larger: common clients take 4 MiB.
@@ -67,6 +69,8 @@ struct Session {
     held: HashMap<JobId, Arc<Job>>,
     /// Slots whose jobs are being stored.
     promised: usize,
+    /// Whether its runner was told to go elsewhere.
+    said_goodbye: bool,
     /// Takes nothing until then.
     stands_back_until: Option<Instant>,
     /// Results that the store did not take, and when they are tried again.
@@ -108,7 +112,7 @@ impl Session {
     async fn serve(&mut self, inbox: &mut mpsc::Receiver<FromRunner>, orders: &mut mpsc::Receiver<Order>) {
         let leaving = self.shared.leaving.clone();
         let stopped = self.shared.stopped();
-        let mut told = false;
+        let mut leaves_by: Option<Instant> = None;
         let mut going = self.turn(Vec::new()).await;
         while going == Going::On {
             // Each branch only receives or waits: dropping one loses nothing.
@@ -145,9 +149,13 @@ impl Session {
                 () = tokio::time::sleep_until(self.owes_until.unwrap_or_else(Instant::now)), if self.owes_until.is_some() => {
                     self.turn(Vec::new()).await
                 }
-                () = leaving.cancelled(), if !told => {
-                    told = true;
+                () = leaving.cancelled(), if leaves_by.is_none() => {
+                    leaves_by = Some(Instant::now() + PROMISES_PATIENCE);
                     self.step_aside().await;
+                    self.take_promised().await
+                }
+                () = self.farewell(leaves_by), if leaves_by.is_some() && !self.said_goodbye => {
+                    self.said_goodbye = true;
                     self.send(ToRunner::GoAway { reason: "this node is shutting down".to_owned() }).await
                 }
                 () = self.outbox.closed() => Going::Over,
@@ -156,6 +164,15 @@ impl Session {
         }
         if !stopped.is_cancelled() {
             self.hear_last_words(inbox).await;
+        }
+    }
+
+    /// When its runner may be told to go elsewhere: once it has what is being stored for it, and by then in any case.
+    async fn farewell(&self, by: Option<Instant>) {
+        if self.promised > 0
+            && let Some(by) = by
+        {
+            tokio::time::sleep_until(by).await;
         }
     }
 

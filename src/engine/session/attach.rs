@@ -79,6 +79,7 @@ pub async fn attach(shared: Arc<Shared>, hello: Hello) -> Result<Attachment, Eng
         paused: false,
         held: HashMap::new(),
         promised: 0,
+        said_goodbye: false,
         stands_back_until: None,
         owed: Vec::new(),
         owes_until: None,

@@ -65,8 +65,8 @@ impl Session {
             return Going::On;
         }
         self.held.extend(jobs.iter().map(|job| (job.id, job.clone())));
-        if self.paused || self.shared.leaving.is_cancelled() {
-            // Stored while the pause came.
+        if self.paused || self.said_goodbye {
+            // Stored while the pause or the farewell came.
             let released = jobs.iter().map(|job| Report { lease: job.lease(), end: End::Released, metadata: None });
             let ended = self.end_steps(released.collect()).await;
             let steps = ended.iter().filter_map(|ended| ended.step.clone()).collect();
