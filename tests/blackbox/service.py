@@ -45,6 +45,14 @@ def errand(*arguments, timeout=60, **options):
     return subprocess.run([ERRAND, *arguments], capture_output=True, text=True, timeout=timeout, **options)
 
 
+def free_ports(count):
+    """So many different ones."""
+    ports = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
+
+
 def free_port():
     """One that stays free while its server is down: the system gives none of these to a connection that somebody makes, not
     even to one that is made to this very port, which would then be connected with itself."""
@@ -228,7 +236,8 @@ class Fleet:
 
     def start(self):
         # Addresses that a node can have again.
-        addresses = [[f"127.0.0.1:{free_port()}" for _ in range(2)] for _ in self.nodes]
+        ports = iter(free_ports(2 * len(self.nodes)))
+        addresses = [[f"127.0.0.1:{next(ports)}" for _ in range(2)] for _ in self.nodes]
         starts = [threading.Thread(target=node.start, args=pair) for node, pair in zip(self.nodes, addresses)]
         for start in starts:
             start.start()
