@@ -139,33 +139,53 @@ impl Total {
         Total { jobs, is_estimate: false }
     }
 
-    pub fn at_least(jobs: u64) -> Total {
-        Total { jobs, is_estimate: true }
+    /// Of those that are known and those that were counted, which ended somewhere behind [`COUNTED_MAX`].
+    fn counted(known: u64, counted: u64) -> Total {
+        Total { jobs: known + counted.min(COUNTED_MAX), is_estimate: counted > COUNTED_MAX }
     }
 }
 
 impl ListQuery {
     /// Whether it asks for nothing but statuses, and perhaps a channel: of these jobs stores keep counts.
     fn is_plain(&self) -> bool {
-        let plain = ListQuery {
-            channel: self.channel.clone(),
-            statuses: self.statuses.clone(),
-            owner: None,
-            func: None,
-            runner_id: None,
-            created_from: None,
-            created_to: None,
-            search: None,
-            broadcast: None,
-            parent_id: None,
-            ..self.clone()
-        };
-        *self == plain
+        // Without an end in `..`, so that whoever adds a filter comes by here.
+        let ListQuery {
+            owner,
+            func,
+            runner_id,
+            created_from,
+            created_to,
+            search,
+            broadcast,
+            parent_id,
+            channel: _,
+            statuses: _,
+            order: _,
+            descending: _,
+            offset: _,
+            limit: _,
+            before: _,
+            count: _,
+        } = self;
+        let names_nobody = owner.is_none() && func.is_none() && runner_id.is_none() && search.is_none();
+        let any_time = created_from.is_none() && created_to.is_none();
+        names_nobody && any_time && broadcast.is_none() && parent_id.is_none()
     }
 
     /// Whether a job with this status may match.
     fn wants(&self, status: Status) -> bool {
         self.statuses.is_empty() || self.statuses.contains(&status)
+    }
+
+    /// How many of the jobs that have ended have a status that it wants.
+    fn ended_of(&self, tally: &Tally) -> u64 {
+        let ends = [
+            (Status::Completed, tally.completed),
+            (Status::Failed, tally.failed),
+            (Status::Canceled, tally.canceled),
+            (Status::Expired, tally.expired),
+        ];
+        ends.into_iter().filter(|(status, _)| self.wants(*status)).map(|(_, jobs)| jobs).sum()
     }
 
     /// For the unfinished ones of its matches; `None` where it wants none.

@@ -35,6 +35,14 @@ macro_rules! settings_of_reads {
     };
 }
 
+/// How a transaction that writes begins.
+macro_rules! begin_write {
+    () => {
+        "BEGIN; SET LOCAL statement_timeout = 5000; SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan;
+            SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+    };
+}
+
 /// How transactions begin.
 ///
 /// The settings give the same plan whatever the statistics say: every statement is a walk along an index, and a plan that was
@@ -57,17 +65,12 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) fn begin(self) -> &'static str {
         match self {
-            Kind::Commit => {
-                "-- name begin_commit
-                BEGIN; SET LOCAL statement_timeout = 5000; SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan;
-                SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
-                SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off"
-            }
-            Kind::Write => {
-                "-- name begin_write
-                BEGIN; SET LOCAL statement_timeout = 5000; SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan;
-                SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
-            }
+            Kind::Commit => concat!(
+                "-- name begin_commit\n",
+                begin_write!(),
+                "; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off"
+            ),
+            Kind::Write => concat!("-- name begin_write\n", begin_write!()),
             // An idle node reads, too, so these are few statements; SET is quicker.
             Kind::Read => concat!("-- name begin_read\nBEGIN READ ONLY; ", settings_of_reads!()),
             Kind::Survey => {

@@ -16,7 +16,7 @@ use crate::{
         Job, JobId, Status,
         log::{JobLog, LogKind},
     },
-    store::{COUNTED_MAX, ListQuery, OrderBy, Page, StoreError, Total, codes::code},
+    store::{COUNTED_MAX, ListQuery, OrderBy, Page, StoreError, Tally, Total, codes::code},
 };
 
 pub(super) async fn list(readers: &Connections, query: &ListQuery) -> Result<Page, StoreError> {
@@ -59,14 +59,8 @@ async fn page(transaction: &mut Transaction, query: &ListQuery) -> Result<Vec<Jo
 }
 
 async fn total(transaction: &mut Transaction, query: &ListQuery) -> Result<Total, Failure> {
-    let counted = count(transaction, query).await?;
-    if counted <= COUNTED_MAX {
-        return Ok(Total::exactly(counted));
-    }
-    if !query.is_plain() {
-        return Ok(Total::at_least(COUNTED_MAX));
-    }
-    kept(transaction, query).await
+    let counted = Total::counted(0, count(transaction, query).await?);
+    if counted.is_estimate && query.is_plain() { kept(transaction, query).await } else { Ok(counted) }
 }
 
 /// The matches, up to some more than are counted.
@@ -96,19 +90,21 @@ async fn kept(transaction: &mut Transaction, query: &ListQuery) -> Result<Total,
     }
     let row = transaction.row(select.build()).await?;
     let row = Fields::new("errand.tallies", "channel", &row);
-    let ends = [
-        (Status::Completed, row.count("completed")?),
-        (Status::Failed, row.count("failed")?),
-        (Status::Canceled, row.count("canceled")?),
-        (Status::Expired, row.count("expired")?),
-    ];
-    let ended: u64 = ends.into_iter().filter(|(status, _)| query.wants(*status)).map(|(_, jobs)| jobs).sum();
-    let Some(unfinished) = query.unfinished() else { return Ok(Total::exactly(ended)) };
+    let ended = query.ended_of(&Tally {
+        completed: row.count("completed")?,
+        failed: row.count("failed")?,
+        canceled: row.count("canceled")?,
+        expired: row.count("expired")?,
+        ..Tally::default()
+    });
     if query.wants(Status::Pending) && query.wants(Status::Running) {
         return Ok(Total::exactly(ended + row.count("live")?));
     }
-    let counted = count(transaction, &unfinished).await?;
-    Ok(if counted <= COUNTED_MAX { Total::exactly(ended + counted) } else { Total::at_least(ended + COUNTED_MAX) })
+    let unfinished = match query.unfinished() {
+        Some(unfinished) => count(transaction, &unfinished).await?,
+        None => 0,
+    };
+    Ok(Total::counted(ended, unfinished))
 }
 
 /// By the column asked for, where an absent time is earlier than any, and then by id.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use rusqlite::{Connection, ToSql, params_from_iter};
 
 use super::{
-    read::rows,
+    read::{rows, totals},
     row::{self, Fields, JOB_COLUMNS, LOG_COLUMNS},
 };
 use crate::{
@@ -65,24 +65,16 @@ pub(super) fn list(connection: &Connection, query: &ListQuery) -> Result<Page, S
 }
 
 fn total(connection: &Connection, query: &ListQuery) -> Result<Total, StoreError> {
-    let counted = count(connection, query)?;
-    if counted <= COUNTED_MAX {
-        return Ok(Total::exactly(counted));
-    }
+    let counted = Total::counted(0, count(connection, query)?);
     // The ends are counted for all channels together.
-    if !query.is_plain() || query.channel.is_some() {
-        return Ok(Total::at_least(COUNTED_MAX));
+    if !counted.is_estimate || !query.is_plain() || query.channel.is_some() {
+        return Ok(counted);
     }
-    let ended = ended(connection, query)?;
     let unfinished = match query.unfinished() {
         Some(unfinished) => count(connection, &unfinished)?,
         None => 0,
     };
-    Ok(if unfinished <= COUNTED_MAX {
-        Total::exactly(ended + unfinished)
-    } else {
-        Total::at_least(ended + COUNTED_MAX)
-    })
+    Ok(Total::counted(query.ended_of(&totals(connection)?), unfinished))
 }
 
 /// The matches, up to one more than are counted.
@@ -92,24 +84,6 @@ fn count(connection: &Connection, query: &ListQuery) -> Result<u64, StoreError> 
     select.push(format_args!(" LIMIT {})", COUNTED_MAX + 1));
     let counts = rows(connection, &select.text, select.parameters(), |row| Fields::of("jobs", row).count())?;
     Ok(counts.into_iter().next().unwrap_or(0))
-}
-
-/// The kept count of the jobs that have ended as the query wants.
-fn ended(connection: &Connection, query: &ListQuery) -> Result<u64, StoreError> {
-    let select = "-- name ended\nSELECT completed, failed, canceled, expired FROM totals";
-    let ended = rows(connection, select, [], |row| {
-        let row = Fields::of("totals", row);
-        let (completed, failed) = (row.count()?, row.count()?);
-        let (canceled, expired) = (row.count()?, row.count()?);
-        let ends = [
-            (Status::Completed, completed),
-            (Status::Failed, failed),
-            (Status::Canceled, canceled),
-            (Status::Expired, expired),
-        ];
-        Ok(ends.into_iter().filter(|(status, _)| query.wants(*status)).map(|(_, jobs)| jobs).sum())
-    })?;
-    Ok(ended.into_iter().next().unwrap_or(0))
 }
 
 /// The column to sort by before the id; none where the id says it all.

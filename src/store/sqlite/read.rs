@@ -221,14 +221,7 @@ pub(super) fn jobs_before(connection: &Connection, job: &Job, now: Timestamp) ->
 pub(super) fn tally(connection: &Connection, now: Timestamp) -> Result<Tally, StoreError> {
     // One transaction, so that all counts are of one moment.
     let transaction = connection.unchecked_transaction().map_err(unavailable)?;
-    let select = "-- name tally_totals\nSELECT completed, failed, canceled, expired FROM totals";
-    let totals = rows(&transaction, select, [], |row| {
-        let row = Fields::of("totals", row);
-        let (completed, failed) = (row.count()?, row.count()?);
-        let (canceled, expired) = (row.count()?, row.count()?);
-        Ok(Tally { channels: BTreeMap::new(), completed, failed, canceled, expired, oldest_ended: None })
-    })?;
-    let mut tally = totals.into_iter().next().ok_or_else(|| StoreError::Corrupt("table totals has no row".into()))?;
+    let mut tally = totals(&transaction)?;
     let select = "-- name tally_channels
         SELECT channel, SUM(status = 0 AND ready_at <= ?1), SUM(status = 0 AND ready_at > ?1), SUM(status = 1)
         FROM jobs WHERE status < 2 GROUP BY status, broadcast, channel";
@@ -248,6 +241,18 @@ pub(super) fn tally(connection: &Connection, now: Timestamp) -> Result<Tally, St
         tally.oldest_ended = oldest_ended(&transaction)?;
     }
     Ok(tally)
+}
+
+/// The jobs that have ended, and nothing else.
+pub(super) fn totals(connection: &Connection) -> Result<Tally, StoreError> {
+    let select = "-- name tally_totals\nSELECT completed, failed, canceled, expired FROM totals";
+    let totals = rows(connection, select, [], |row| {
+        let row = Fields::of("totals", row);
+        let (completed, failed) = (row.count()?, row.count()?);
+        let (canceled, expired) = (row.count()?, row.count()?);
+        Ok(Tally { channels: BTreeMap::new(), completed, failed, canceled, expired, oldest_ended: None })
+    })?;
+    totals.into_iter().next().ok_or_else(|| StoreError::Corrupt("table totals has no row".into()))
 }
 
 /// Unknown where the oldest jobs are all unfinished.
