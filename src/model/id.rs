@@ -28,6 +28,22 @@ impl JobId {
         JobId(Uuid::from_u128(millis << 80))
     }
 
+    /// An id above those of all jobs that were created at `at` or earlier: see [`JobId::made_at`].
+    pub fn first_made_behind(at: Timestamp) -> JobId {
+        JobId::first_made_at(Timestamp(at.0.saturating_add(1_000)))
+    }
+
+    /// The id right before this one; the lowest has none before it.
+    pub fn previous(&self) -> JobId {
+        JobId(Uuid::from_u128(self.0.as_u128().saturating_sub(1)))
+    }
+
+    /// When it was made, to the millisecond. Its job was not created before that.
+    pub fn made_at(&self) -> Timestamp {
+        let millis = i64::try_from(self.0.as_u128() >> 80).unwrap_or(0);
+        Timestamp(millis * 1_000)
+    }
+
     /// From 16 bytes; `None` for any other length.
     pub fn from_slice(bytes: &[u8]) -> Option<JobId> {
         Uuid::from_slice(bytes).ok().map(JobId)

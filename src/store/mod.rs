@@ -196,6 +196,18 @@ impl ListQuery {
     }
 }
 
+/// The first text behind all that start with `prefix`, by code points; none where that is all texts from there on.
+fn behind_prefix(prefix: &str) -> Option<String> {
+    let mut end: Vec<char> = prefix.chars().collect();
+    while let Some(last) = end.pop() {
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            end.push(next);
+            return Some(end.into_iter().collect());
+        }
+    }
+    None
+}
+
 /// How many jobs a channel has. Parts of broadcast jobs are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChannelTally {

@@ -81,15 +81,15 @@ fn a_job_survives_the_wire() {
     let spec = v1::JobSpec { func: "f".to_owned(), payload_json: "{}".to_owned(), ..Default::default() };
     let spec = converted(spec).and_then(|spec| spec.check(1_000)).expect("a good spec");
     let id: JobId = JOB.parse().expect("an id");
-    let step = crate::model::create(id, spec, "ann".into(), Timestamp(1_500_000)).expect("a job");
+    let step = crate::model::create(id, spec, "ann".into(), Timestamp(1_718_360_049_500_000)).expect("a job");
     let wire = job_to_wire(&step.job);
     assert_eq!(job_id(&wire.id).expect("an id"), id);
     assert_eq!((wire.func.as_str(), wire.owner.as_str(), wire.channel.as_str()), ("f", "ann", "default"));
     assert_eq!((wire.payload_json.as_str(), wire.metadata_json.as_str()), ("{}", "{}"));
     assert_eq!((wire.status(), wire.attempt, wire.run_at), (v1::JobStatus::Pending, 0, None));
-    assert_eq!(wire.created, Some(wire_time(1, 500_000_000)));
+    assert_eq!(wire.created, Some(wire_time(1_718_360_049, 500_000_000)));
     let expires_in = i64::from(model_spec::EXPIRES_IN_DEFAULT);
-    assert_eq!(wire.expires_at, Some(wire_time(1 + expires_in, 500_000_000)));
+    assert_eq!(wire.expires_at, Some(wire_time(1_718_360_049 + expires_in, 500_000_000)));
 }
 
 #[test]

@@ -31,9 +31,10 @@ pub fn create_refused(id: JobId, spec: JobSpec, owner: Arc<str>, now: Timestamp,
 }
 
 fn new_job(id: JobId, spec: JobSpec, owner: Arc<str>, now: Timestamp) -> Job {
+    let created = creation(id, now);
     let run_at = match spec.start {
         Start::Now | Start::In(0) => None,
-        Start::In(seconds) => Some(now.plus_seconds(seconds)),
+        Start::In(seconds) => Some(created.plus_seconds(seconds)),
         Start::At(at) => Some(at),
     };
     let ready_at = run_at.unwrap_or(now).max(now);
@@ -70,7 +71,7 @@ fn new_job(id: JobId, spec: JobSpec, owner: Arc<str>, now: Timestamp) -> Job {
         fingerprint: spec.fingerprint,
         owner,
         priority: spec.priority,
-        created: now,
+        created,
         modified: now,
         started_at: None,
         finished_at: None,
@@ -78,6 +79,12 @@ fn new_job(id: JobId, spec: JobSpec, owner: Arc<str>, now: Timestamp) -> Job {
         parent_id: None,
         event_seq: 0,
     }
+}
+
+/// When a job was created, never before its id says: so the ids of what was created before some time are all below one.
+/// Two ids that are made at once by two threads may have the time of the later one.
+fn creation(id: JobId, now: Timestamp) -> Timestamp {
+    now.max(id.made_at())
 }
 
 /// The step that stores a new job.
@@ -102,7 +109,7 @@ pub fn create_part(id: JobId, parent: &Job, runner_id: &str, now: Timestamp) -> 
         runner_id: None,
         metadata: String::new(),
         idempotency_key: None,
-        created: now,
+        created: creation(id, now),
         started_at: None,
         parent_id: Some(parent.id),
         event_seq: 0,

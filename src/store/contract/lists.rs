@@ -3,21 +3,35 @@
 use super::*;
 use crate::{
     model::Status,
-    store::{COUNTED_MAX, ChannelTally, Tally, Total},
+    store::{COUNTED_MAX, ChannelTally, Page, Tally, Total},
 };
 
-/// Jobs 1 to 4 that differ in everything a filter can ask for.
+/// Jobs 1 to 4 that differ in everything a filter can ask for. Their ids tell when they were created, as those of the service.
 async fn fill(store: &dyn Store) {
-    let second = create(id(2), JobSpec { func: "mail".into(), ..spec("b") }, "bob".into(), at(10)).expect("a job");
-    let third = create(id(3), JobSpec { broadcast: true, ..spec("a") }, "ann".into(), at(20)).expect("a job");
-    let fourth = create(id(4), JobSpec { start: Start::In(50), ..spec("a") }, "ann".into(), at(30)).expect("a job");
-    let first = created(1, spec("a"));
+    let made = |number, spec: JobSpec, owner: &str| {
+        create(filled(number), spec, owner.into(), filled(number).made_at()).expect("a job")
+    };
+    let first = made(1, spec("a"), "ann");
+    let second = made(2, JobSpec { func: "mail".into(), ..spec("b") }, "bob");
+    let third = made(3, JobSpec { broadcast: true, ..spec("a") }, "ann");
+    let fourth = made(4, JobSpec { start: Start::In(50), ..spec("a") }, "ann");
     put(store, &[first.clone(), second.clone(), third, fourth]).await;
     put(store, &[claimed(&first.job, at(40)), stepped(&second.job, Input::Cancel, at(35))]).await;
 }
 
+/// The id of a job of [`fill`]: they were created ten seconds after each other.
+fn filled(number: u128) -> JobId {
+    let first = JobId::first_made_at(at(10 * u32::try_from(number - 1).expect("a small number")));
+    JobId(Uuid::from_u128(first.0.as_u128() + number))
+}
+
+/// The numbers of these jobs.
+fn numbers(page: &Page) -> Vec<u128> {
+    page.jobs.iter().map(|job| job.id.0.as_u128() & u128::from(u64::MAX)).collect()
+}
+
 async fn listed(store: &dyn Store, query: ListQuery) -> Vec<u128> {
-    ids(&store.list(&query).await.expect("a page").jobs)
+    numbers(&store.list(&query).await.expect("a page"))
 }
 
 pub(super) async fn every_filter_filters(store: &dyn Store) {
@@ -61,11 +75,11 @@ pub(super) async fn pages_follow_each_other(store: &dyn Store) {
     fill(store).await;
     let newest = ListQuery { descending: true, limit: 2, count: true, ..everything() };
     let first = store.list(&newest).await.expect("a page");
-    assert_eq!((ids(&first.jobs), first.total), (vec![4, 3], Some(Total::exactly(4))));
-    let second = store.list(&ListQuery { before: Some(id(3)), ..newest.clone() }).await.expect("a page");
-    assert_eq!((ids(&second.jobs), second.total), (vec![2, 1], Some(Total::exactly(4))));
+    assert_eq!((numbers(&first), first.total), (vec![4, 3], Some(Total::exactly(4))));
+    let second = store.list(&ListQuery { before: Some(filled(3)), ..newest.clone() }).await.expect("a page");
+    assert_eq!((numbers(&second), second.total), (vec![2, 1], Some(Total::exactly(4))));
     let third = store.list(&ListQuery { offset: 3, count: false, ..newest.clone() }).await.expect("a page");
-    assert_eq!((ids(&third.jobs), third.total), (vec![1], None));
+    assert_eq!((numbers(&third), third.total), (vec![1], None));
     assert_eq!(listed(store, ListQuery { offset: 9, ..newest }).await, []);
 }
 
@@ -100,7 +114,9 @@ pub(super) async fn a_search_has_no_special_characters(store: &dyn Store) {
     let named = |number, func: &str| created(number, JobSpec { func: func.into(), ..spec("a") });
     let big = 0xabcd_u128 << 112;
     put(store, &[named(1, "a%b"), named(2, "axb"), named(3, "a_b"), named(4, "Übung"), named(big, "Abc")]).await;
-    let found = async |text: &str| listed(store, ListQuery { search: Some(text.into()), ..everything() }).await;
+    let found = async |text: &str| {
+        ids(&store.list(&ListQuery { search: Some(text.into()), ..everything() }).await.expect("a page").jobs)
+    };
     assert_eq!(found("a%").await, [1]);
     assert_eq!(found("a_").await, [3]);
     assert_eq!(found("Üb").await, [4]);
@@ -117,7 +133,7 @@ pub(super) async fn a_search_has_no_special_characters(store: &dyn Store) {
 
 pub(super) async fn tallies_follow_each_change(store: &dyn Store) {
     fill(store).await;
-    let parent = loaded(store, 3).await.expect("a job");
+    let parent = store.load(&[filled(3)]).await.expect("an answer").remove(0).expect("a job");
     let part = stored(store, create_part(id(9), &parent, "r1", at(40))).await;
     put(store, &[stepped(&part, Input::Cancel, at(41))]).await;
     let tally = store.tally(at(50)).await.expect("a tally");
@@ -125,10 +141,10 @@ pub(super) async fn tallies_follow_each_change(store: &dyn Store) {
     let oldest_ended = Some(at(10));
     assert_eq!(tally, Tally { channels: [("a".into(), a)].into(), canceled: 1, oldest_ended, ..Tally::default() });
 
-    let second = loaded(store, 2).await.expect("a job");
+    let second = store.load(&[filled(2)]).await.expect("an answer").remove(0).expect("a job");
     let note = stored(store, stepped(&second, Input::Retried { new_id: id(5) }, at(60))).await;
     assert_eq!(store.tally(at(60)).await.expect("a tally").canceled, 1);
-    let running = loaded(store, 1).await.expect("a job");
+    let running = store.load(&[filled(1)]).await.expect("an answer").remove(0).expect("a job");
     put(store, &[completed(&running, at(61))]).await;
     let a = ChannelTally { ready: 2, scheduled: 0, running: 0 };
     let tally = store.tally(at(90)).await.expect("a tally");
@@ -140,8 +156,8 @@ pub(super) async fn tallies_follow_each_change(store: &dyn Store) {
         ..Tally::default()
     };
     assert_eq!(tally, expected);
-    assert!(store.delete(id(2), note.version).await.expect("a deletion"));
-    assert!(store.delete(id(4), 1).await.expect("a deletion"));
+    assert!(store.delete(filled(2), note.version).await.expect("a deletion"));
+    assert!(store.delete(filled(4), 1).await.expect("a deletion"));
     let tally = store.tally(at(90)).await.expect("a tally");
     assert_eq!((tally.canceled, tally.completed), (0, 1));
 }

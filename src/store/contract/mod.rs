@@ -253,7 +253,7 @@ async fn a_newer_schema_is_refused() {
     file.pragma_update(None, "user_version", 77).expect("a later version");
     drop(file);
     let error = SqliteStore::open(&path).await.err().expect("a refusal");
-    assert!(matches!(error, OpenError::SchemaTooNew { found: 77, known: 1 }), "{error}");
+    assert!(matches!(error, OpenError::SchemaTooNew { found: 77, .. }), "{error}");
 }
 
 #[tokio::test]

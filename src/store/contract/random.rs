@@ -75,6 +75,13 @@ async fn answers(store: &dyn Store, now: Timestamp) -> String {
         let query = ListQuery { statuses: vec![status], owner: Some("bob".into()), ..query.clone() };
         texts.push(format!("{:?}", store.list(&query).await));
     }
+    for query in choices() {
+        for query in [query.clone(), ListQuery { descending: true, offset: 1, limit: 3, ..query.clone() }] {
+            texts.push(format!("{:?}", store.list(&query).await));
+            let query = ListQuery { order: OrderBy::FinishedAt, before: Some(id(9)), ..query };
+            texts.push(format!("{:?}", store.list(&query).await));
+        }
+    }
     for channel in ["a", "b", "@r1"] {
         let ready = store.ready(channel, now, None, 5).await.expect("jobs");
         texts.push(format!("{:?}", store.ready(channel, now, ready.get(1), 3).await));
@@ -94,6 +101,24 @@ async fn answers(store: &dyn Store, now: Timestamp) -> String {
     texts.push(format!("{:?} {:?}", store.running(Some(id(2)), 3).await, store.agenda(now).await));
     texts.push(format!("{:?}", store.due_between(at(0), now, 4).await));
     texts.join("\n")
+}
+
+/// Lists with filters that have something to do with each other.
+fn choices() -> Vec<ListQuery> {
+    let all = || ListQuery { count: true, ..everything() };
+    let unfinished = vec![Status::Pending, Status::Running];
+    vec![
+        ListQuery { channel: Some("a".into()), statuses: vec![Status::Completed, Status::Running], ..all() },
+        ListQuery { runner_id: Some("r1".into()), ..all() },
+        ListQuery { runner_id: Some("r2".into()), statuses: unfinished.clone(), ..all() },
+        ListQuery { runner_id: Some("r0".into()), owner: Some("bob".into()), statuses: vec![Status::Failed], ..all() },
+        ListQuery { broadcast: Some(false), statuses: vec![Status::Pending, Status::Canceled], ..all() },
+        ListQuery { broadcast: Some(true), statuses: vec![Status::Running, Status::Expired], ..all() },
+        ListQuery { search: Some("se".into()), statuses: unfinished, channel: Some("b".into()), ..all() },
+        ListQuery { search: Some("0000000000000000000000000000000".into()), owner: Some("ann".into()), ..all() },
+        ListQuery { func: Some("nobody's".into()), ..all() },
+        ListQuery { parent_id: Some(id(3)), ..all() },
+    ]
 }
 
 /// Tells a history to all stores and compares every answer with the oracle's.

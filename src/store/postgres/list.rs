@@ -16,7 +16,7 @@ use crate::{
         Job, JobId, Status,
         log::{JobLog, LogKind},
     },
-    store::{COUNTED_MAX, ListQuery, OrderBy, Page, StoreError, Tally, Total, codes::code},
+    store::{COUNTED_MAX, ListQuery, OrderBy, Page, StoreError, Tally, Total, behind_prefix, codes::code},
 };
 
 pub(super) async fn list(readers: &Connections, query: &ListQuery) -> Result<Page, StoreError> {
@@ -146,6 +146,8 @@ fn push_filters(select: &mut QueryBuilder<Postgres>, query: &ListQuery) {
     }
     if let Some(to) = query.created_to {
         select.push(" AND created < ").push_bind(to.0);
+        // The other end is one of an index: what came in by SQL was created later than its id says.
+        select.push(" AND id < ").push_bind(JobId::first_made_behind(to).0);
     }
     if let Some(broadcast) = query.broadcast {
         select.push(" AND broadcast = ").push_bind(broadcast);
@@ -168,9 +170,12 @@ fn push_statuses(select: &mut QueryBuilder<Postgres>, statuses: &[Status]) {
     select.push(")");
 }
 
-/// No character of a prefix is special.
+/// No character of a prefix is special, and an index finds what starts with it.
 fn push_search(select: &mut QueryBuilder<Postgres>, search: &str) {
-    select.push(" AND (starts_with(func, ").push_bind(stored(search).into_owned()).push(")");
+    select.push(" AND (func >= ").push_bind(stored(search).into_owned());
+    if let Some(end) = behind_prefix(&stored(search)) {
+        select.push(" AND func < ").push_bind(end);
+    }
     if let Some((first, last)) = JobId::range_with_prefix(search) {
         select.push(" OR id BETWEEN ").push_bind(first.0).push(" AND ").push_bind(last.0);
     }

@@ -24,6 +24,8 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, works_with: 1, sql: include_str!("migrations/0001_initial.sql") },
     // Nodes that know nothing of arrivals leave them to those that do.
     Migration { version: 2, works_with: 1, sql: include_str!("migrations/0002_arrivals.sql") },
+    // Older nodes keep the indexes without knowing of them.
+    Migration { version: 3, works_with: 1, sql: include_str!("migrations/0003_reading.sql") },
 ];
 
 /// The newest version that this binary knows.

@@ -5,8 +5,10 @@
 //! that is also kept in memory (see [`overlay`]). A read by id looks into both; any other read waits until the tables
 //! have caught up. Nothing outside this folder sees a type of the driver.
 
+mod buckets;
 mod checkpoints;
 mod codec;
+mod filter;
 mod journal;
 mod list;
 mod overlay;
@@ -178,7 +180,7 @@ impl Store for SqliteStore {
 
     async fn logs(&self, job_id: JobId, kinds: &[LogKind], after: u64, limit: u32) -> Result<Vec<JobLog>, StoreError> {
         let kinds = kinds.to_vec();
-        self.readers.read(move |connection| list::logs(connection, job_id, &kinds, after, limit)).await
+        self.readers.read(move |connection| read::logs(connection, job_id, &kinds, after, limit)).await
     }
 
     async fn ready(

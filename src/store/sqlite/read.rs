@@ -8,12 +8,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use rusqlite::{Connection, Params, Row, params};
 
 use super::{
-    row::{self, Fields, JOB_COLUMNS, READY_COLUMNS},
+    filter::{Select, push_codes},
+    row::{self, Fields, JOB_COLUMNS, LOG_COLUMNS, READY_COLUMNS},
     unavailable,
 };
 use crate::{
-    model::{Job, JobEvent, JobId, Parts, Status, Timestamp},
-    store::{Agenda, Due, Ready, StoreError, Tally},
+    model::{
+        Job, JobEvent, JobId, Parts, Status, Timestamp,
+        log::{JobLog, LogKind},
+    },
+    store::{Agenda, Due, Ready, StoreError, Tally, codes::code},
 };
 
 /// The first jobs among which the oldest ended one is looked for.
@@ -244,7 +248,7 @@ pub(super) fn tally(connection: &Connection, now: Timestamp) -> Result<Tally, St
 }
 
 /// The jobs that have ended, and nothing else.
-pub(super) fn totals(connection: &Connection) -> Result<Tally, StoreError> {
+fn totals(connection: &Connection) -> Result<Tally, StoreError> {
     let select = "-- name tally_totals\nSELECT completed, failed, canceled, expired FROM totals";
     let totals = rows(connection, select, [], |row| {
         let row = Fields::of("totals", row);
@@ -286,6 +290,22 @@ pub(super) fn aged(
         let row = Fields::of("jobs", row);
         Ok(Aged { id: row.id()?, is_outdated: row.take::<Option<bool>>()?.unwrap_or(false) })
     })
+}
+
+pub(super) fn logs(
+    connection: &Connection,
+    job_id: JobId,
+    kinds: &[LogKind],
+    after: u64,
+    limit: u32,
+) -> Result<Vec<JobLog>, StoreError> {
+    let mut select = Select::new(format!("-- name logs\nSELECT id, {LOG_COLUMNS} FROM job_logs WHERE job_id = "));
+    select.bind(job_id.as_bytes()).push(" AND id > ").bind(i64::try_from(after).unwrap_or(i64::MAX));
+    if !kinds.is_empty() {
+        push_codes(select.push(" AND kind"), kinds.iter().map(|kind| code(*kind)));
+    }
+    select.push(" ORDER BY id LIMIT ").bind(limit);
+    rows(connection, &select.text, select.parameters(), row::log)
 }
 
 pub(super) fn ping(connection: &Connection) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
+    buckets::Buckets,
     codec::Encoder,
     overlay::{Change, Key},
     read::rows,
@@ -24,33 +25,51 @@ const DETAILS_ON_ROW: usize = 256;
 const BELONGINGS_MAX: u32 = 500;
 
 /// Brings the tables to where these changes are, and drops the journal before the record `needed`, or all of it.
-pub(super) fn take_in(connection: &Connection, changes: &[Change], needed: Option<i64>) -> Result<(), StoreError> {
+pub(super) fn take_in(
+    connection: &Connection,
+    buckets: &mut Buckets,
+    changes: &[Change],
+    needed: Option<i64>,
+) -> Result<(), StoreError> {
     let mut ended = Ends::default();
-    let insert =
-        format!("-- name insert_job\nINSERT INTO jobs ({JOB_COLUMNS}) VALUES ({})", ["?"; JOB_COLUMN_COUNT].join(", "));
+    let insert = format!(
+        "-- name insert_job\nINSERT INTO jobs ({JOB_COLUMNS}, bucket) VALUES ({}, ?)",
+        ["?"; JOB_COLUMN_COUNT].join(", ")
+    );
     let update = format!("-- name update_job\nUPDATE jobs SET {JOB_STATE} WHERE id = ?");
+    let end = format!("-- name end_job\nUPDATE jobs SET {JOB_STATE}, bucket = ? WHERE id = ?");
     let mut insert = connection.prepare_cached(&insert).map_err(unavailable)?;
     let mut update = connection.prepare_cached(&update).map_err(unavailable)?;
+    let mut end = connection.prepare_cached(&end).map_err(unavailable)?;
     let mut packed = Vec::new();
     for change in changes {
         packed.clear();
         let (on_row, apart): (Vec<&JobEvent>, Vec<&JobEvent>) = change.events.iter().partition(|e| is_on_row(e));
         on_row.into_iter().for_each(|event| Encoder(&mut packed).event(event));
+        let statement = match (change.in_tables, change.ended) {
+            (false, _) => &mut insert,
+            (true, false) => &mut update,
+            (true, true) => &mut end,
+        };
+        let mut row = Parameters::of(statement);
         if change.in_tables {
-            let mut row = Parameters::of(&mut update);
             row::bind_state(&mut row, &change.job, &packed)?;
+            if change.ended {
+                row.bind(buckets.pass(connection, &change.job)?)?;
+            }
             row.bind(change.job.id.as_bytes())?;
-            update.raw_execute().map_err(unavailable)?;
         } else {
-            row::bind_job(&mut Parameters::of(&mut insert), &change.job, &packed)?;
-            insert.raw_execute().map_err(unavailable)?;
+            row::bind_job(&mut row, &change.job, &packed)?;
+            row.bind(buckets.enter(connection, &change.job)?)?;
         }
+        statement.raw_execute().map_err(unavailable)?;
         insert_events(connection, &apart)?;
         if change.ended {
             ended.add(change.job.status, 1);
         }
     }
     add_to_totals(connection, &ended)?;
+    buckets.write(connection, false)?;
     let mut trim =
         connection.prepare_cached("-- name trim_journal\nDELETE FROM journal WHERE record < ?").map_err(unavailable)?;
     trim.execute([needed.unwrap_or(i64::MAX)]).map_err(unavailable)?;
@@ -145,20 +164,28 @@ pub(super) fn append_logs(connection: &Connection, logs: &[JobLog]) -> Result<()
 }
 
 /// Removes a job that is at `version`, with its events, logs and parts. False where it is not at that version.
-pub(super) fn delete(connection: &Connection, id: JobId, version: u32) -> Result<bool, StoreError> {
+pub(super) fn delete(
+    connection: &Connection,
+    buckets: &mut Buckets,
+    id: JobId,
+    version: u32,
+) -> Result<bool, StoreError> {
     let delete = "-- name delete_job
-        DELETE FROM jobs WHERE id = ? AND version = ? RETURNING id, status, parent_id";
+        DELETE FROM jobs WHERE id = ? AND version = ? RETURNING id, status, bucket";
     let mut delete = connection.prepare_cached(delete).map_err(unavailable)?;
     let mut rows = delete.query(params![id.as_bytes(), version]).map_err(unavailable)?;
     let Some(row) = rows.next().map_err(unavailable)? else { return Ok(false) };
     let row = Fields::of("jobs", row);
-    let (_, status, is_part) = (row.id()?, row.coded()?, row.take::<Option<[u8; 16]>>()?.is_some());
+    let (_, status, bucket) = (row.id()?, row.coded()?, row.take()?);
     // The statement ends only once its rows are read to the last.
     while rows.next().map_err(unavailable)?.is_some() {}
-    if !is_part {
+    // A part has none, and does not count.
+    if let Some(bucket) = bucket {
         let mut ended = Ends::default();
         ended.add(status, -1);
         add_to_totals(connection, &ended)?;
+        buckets.leave(bucket);
+        buckets.write(connection, true)?;
     }
     let belongings = [
         "-- name delete_events
@@ -189,18 +216,20 @@ pub(super) enum Removal {
 /// parts at once, as they came.
 pub(super) fn forget(
     connection: &Connection,
+    buckets: &mut Buckets,
     id: JobId,
     finished_before: Timestamp,
     is_ahead: impl Fn(JobId) -> bool,
 ) -> Result<Removal, StoreError> {
     let select = "-- name outdated
-        SELECT id, status, broadcast FROM jobs
+        SELECT id, status, broadcast, bucket FROM jobs
         WHERE id = ? AND status > 1 AND finished_at < ? AND parent_id IS NULL";
     let found = rows(connection, select, params![id.as_bytes(), finished_before.0], |row| {
         let row = Fields::of("jobs", row);
-        Ok((row.id()?, row.coded::<Status>()?, row.take::<bool>()?))
+        let (_, status) = (row.id()?, row.coded::<Status>()?);
+        Ok((status, row.take::<bool>()?, row.take()?))
     })?;
-    let Some((_, status, broadcast)) = found.into_iter().next() else { return Ok(Removal::Stays) };
+    let Some((status, broadcast, bucket)) = found.into_iter().next() else { return Ok(Removal::Stays) };
     let mut ids = vec![id];
     if broadcast {
         let select = "-- name parts_to_remove\nSELECT id, status FROM jobs WHERE parent_id = ?";
@@ -226,6 +255,7 @@ pub(super) fn forget(
     for id in &ids {
         delete.execute([id.as_bytes()]).map_err(unavailable)?;
     }
+    buckets.leave(bucket);
     Ok(Removal::Done(status, ids))
 }
 

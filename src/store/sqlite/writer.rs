@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use forget::Slice;
 
 use super::{
+    buckets::{self, Buckets},
     checkpoints::Checkpoints,
     journal,
     overlay::{Change, Changes, Overlay, key_of},
@@ -81,7 +82,8 @@ impl Writer {
         let (requests, inbox) = sync_channel(REQUESTS_MAX);
         let overlay = Arc::new(RwLock::new(Overlay::default()));
         let newest = tables::newest(&connection)?;
-        let mut desk = Desk { connection, overlay: overlay.clone(), newest };
+        buckets::drop_empty(&connection, None)?;
+        let mut desk = Desk { connection, overlay: overlay.clone(), buckets: Buckets::default(), newest };
         desk.replay()?;
         let checkpoints = Checkpoints::start(path, &desk.connection).map_err(StoreError::Unavailable)?;
         let thread = std::thread::Builder::new().name("sqlite writer".to_owned());
@@ -144,6 +146,7 @@ impl Writer {
 struct Desk {
     connection: Connection,
     overlay: Arc<RwLock<Overlay>>,
+    buckets: Buckets,
     /// No job that is stored has a newer id, so one that has is new.
     newest: Option<JobId>,
 }
@@ -276,7 +279,7 @@ impl Desk {
     }
 
     fn take_in_slice(&mut self) -> Result<(), StoreError> {
-        let taken = self.relaxed(|connection, overlay| take_in(connection, overlay, SLICE))?;
+        let taken = self.relaxed(|connection, overlay, buckets| take_in(connection, overlay, buckets, SLICE))?;
         self.changing(|overlay| overlay.remove_first(taken));
         Ok(())
     }
@@ -291,7 +294,7 @@ impl Desk {
     /// Like [`Desk::transaction`], for what may be lost with the machine's power.
     fn relaxed<T>(
         &mut self,
-        write: impl FnOnce(&Connection, &RwLock<Overlay>) -> Result<T, StoreError>,
+        write: impl FnOnce(&Connection, &RwLock<Overlay>, &mut Buckets) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.connection.execute_batch(RELAXED).map_err(unavailable)?;
         let written = self.transaction(write);
@@ -302,27 +305,30 @@ impl Desk {
     /// Commits what `write` does, or nothing of it.
     fn transaction<T>(
         &mut self,
-        write: impl FnOnce(&Connection, &RwLock<Overlay>) -> Result<T, StoreError>,
+        write: impl FnOnce(&Connection, &RwLock<Overlay>, &mut Buckets) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         // It has the write lock from the start: one that took it later could find its reads outdated.
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unavailable)?;
-        let written = write(&transaction, &self.overlay)?;
-        transaction.commit().map_err(unavailable)?;
-        Ok(written)
+        let written = write(&transaction, &self.overlay, &mut self.buckets);
+        let stored = written.and_then(|written| transaction.commit().map_err(unavailable).map(|()| written));
+        if stored.is_err() {
+            self.buckets.forget();
+        }
+        stored
     }
 
     fn append_logs(&mut self, logs: &[JobLog]) -> Result<(), StoreError> {
         // Whether a line's job is there is asked of the tables.
         self.catch_up()?;
-        self.transaction(|connection, _| tables::append_logs(connection, logs))
+        self.transaction(|connection, _, _| tables::append_logs(connection, logs))
     }
 
     fn delete(&mut self, id: JobId, version: u32) -> Result<bool, StoreError> {
         // The journal must be empty: a record that is read again would bring the job back.
-        let (deleted, taken) = self.transaction(|connection, overlay| {
-            let taken = take_in(connection, overlay, usize::MAX)?;
-            Ok((tables::delete(connection, id, version)?, taken))
+        let (deleted, taken) = self.transaction(|connection, overlay, buckets| {
+            let taken = take_in(connection, overlay, buckets, usize::MAX)?;
+            Ok((tables::delete(connection, buckets, id, version)?, taken))
         })?;
         self.changing(|overlay| overlay.remove_first(taken));
         Ok(deleted)
@@ -361,7 +367,7 @@ impl Desk {
         }
         self.catch_up()?;
         // Of records that told nothing new, no change is left that would trim them.
-        self.transaction(|connection, _| tables::take_in(connection, &[], None))
+        self.transaction(|connection, _, buckets| tables::take_in(connection, buckets, &[], None))
     }
 
     fn close(mut self) -> Result<(), StoreError> {
@@ -371,7 +377,12 @@ impl Desk {
 }
 
 /// Lets the tables take in the first `most` changes; tells how many these are.
-fn take_in(connection: &Connection, overlay: &RwLock<Overlay>, most: usize) -> Result<usize, StoreError> {
+fn take_in(
+    connection: &Connection,
+    overlay: &RwLock<Overlay>,
+    buckets: &mut Buckets,
+    most: usize,
+) -> Result<usize, StoreError> {
     let (mut changes, needed) = {
         let overlay = overlay.read().unwrap_or_else(PoisonError::into_inner);
         let changes = overlay.first(most);
@@ -381,6 +392,6 @@ fn take_in(connection: &Connection, overlay: &RwLock<Overlay>, most: usize) -> R
     let taken = changes.len();
     // In the order of the rows, neighbours share their pages.
     changes.sort_unstable_by_key(|change| change.job.id);
-    tables::take_in(connection, &changes, needed)?;
+    tables::take_in(connection, buckets, &changes, needed)?;
     Ok(taken)
 }

@@ -11,7 +11,7 @@ use std::{
 use rusqlite::Connection;
 use tokio::time::Instant;
 
-use super::{Desk, Overlay, Request, Writer, journal, tables};
+use super::{Buckets, Desk, Overlay, Request, Writer, journal, tables};
 use crate::{
     model::JobId,
     store::{Outdated, StoreError, ends::Ends, sqlite::tables::Removal},
@@ -46,7 +46,7 @@ impl Writer {
 
 impl Desk {
     pub(super) fn forget(&mut self, ids: &[JobId], outdated: Outdated) -> Result<Slice, StoreError> {
-        self.relaxed(|connection, overlay| slice(connection, overlay, ids, outdated))
+        self.relaxed(|connection, overlay, buckets| slice(connection, overlay, buckets, ids, outdated))
     }
 }
 
@@ -54,6 +54,7 @@ impl Desk {
 fn slice(
     connection: &Connection,
     overlay: &RwLock<Overlay>,
+    buckets: &mut Buckets,
     ids: &[JobId],
     outdated: Outdated,
 ) -> Result<Slice, StoreError> {
@@ -67,7 +68,8 @@ fn slice(
             break;
         }
         // What is ahead of the tables has changed a moment ago; there will be another look at it.
-        match tables::forget(connection, *id, outdated.finished_before, |id| overlay.get(id).is_some())? {
+        let is_ahead = |id| overlay.get(id).is_some();
+        match tables::forget(connection, buckets, *id, outdated.finished_before, is_ahead)? {
             Removal::Stays => {}
             Removal::Done(status, ids) => {
                 ended.add(status, -1);
@@ -79,6 +81,7 @@ fn slice(
         slice.looked_at += 1;
     }
     tables::add_to_totals(connection, &ended)?;
+    buckets.write(connection, true)?;
     if !gone.is_empty() && !overlay.is_empty() {
         tables::append_record(connection, &journal::removals(&gone))?;
     }
@@ -109,7 +112,7 @@ mod tests {
     fn open(path: &std::path::Path) -> Desk {
         let mut connection = connect(path, false).expect("a connection");
         schema::migrate(&mut connection).expect("a schema");
-        Desk { connection, overlay: std::sync::Arc::default(), newest: None }
+        Desk { connection, overlay: std::sync::Arc::default(), buckets: Buckets::default(), newest: None }
     }
 
     /// Both jobs stand in one record, which stays for as long as one of them is ahead of the tables.
@@ -120,7 +123,9 @@ mod tests {
         std::fs::write(&path, "").expect("a file");
         let mut desk = open(&path);
         desk.commit(&[story(1), story(2)].concat(), Mode::Each).expect("a commit");
-        let taken = desk.transaction(|connection, overlay| take_in(connection, overlay, 1)).expect("one of them");
+        let taken = desk
+            .transaction(|connection, overlay, buckets| take_in(connection, overlay, buckets, 1))
+            .expect("one of them");
         desk.changing(|overlay| overlay.remove_first(taken));
         let ids = [1, 2].map(|number| JobId(uuid::Uuid::from_u128(number)));
         let outdated = Outdated { finished_before: at(9), leisure: Duration::ZERO, jobs_max: 9 };
