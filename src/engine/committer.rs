@@ -6,14 +6,19 @@
 //! Steps of jobs that are there go before new jobs. Under more load than can be borne it is publishers who wait, and not the
 //! runners who would make room for them; and a job that ends soon costs less than one that has been lined up for long.
 //!
+//! New jobs of several channels take turns, so that nobody waits behind all that one publisher pours into another channel.
+//!
 //! A store with several lanes is given several transactions at once, as soon as there is enough for one more: while one waits
 //! for the disk, the next is prepared. They may end in any order. Steps of one job do not meet in two of them, unless somebody
 //! raced, and then versions decide, as they do between nodes.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -30,29 +35,55 @@ use crate::{
 
 /// The most steps in one transaction: larger groups raise the latency and not the rate.
 const GROUP_MAX: usize = 1_024;
-/// What of that is left to new jobs, however much else is waiting.
+/// How many of them make new jobs, and how many are left to these, however much else is waiting. A publisher that pours in
+/// jobs without end makes each transaction so long for all others.
 const GROUP_OF_NEW: usize = 256;
+
+/// How many steps of new jobs a channel has in its turn, and perhaps the rest of a batch. Short ones, so that a channel with
+/// single jobs gets as many as one with batches.
+const TURN: usize = 64;
 
 /// What hears of stored steps, before their writers do.
 pub type Heard = Box<dyn Fn(Vec<Step>) -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
 #[derive(Clone)]
 pub struct Committer {
-    moves: mpsc::Sender<Write>,
-    creations: mpsc::Sender<Write>,
+    moves: Counter,
+    /// Of new jobs, parts and retries among them.
+    creations: Counter,
+}
+
+/// Where writes of one kind are handed in.
+#[derive(Clone)]
+struct Counter {
+    writes: mpsc::Sender<Write>,
+    /// One for each write that has no answer yet, so the channel never fills up.
+    places: Arc<Semaphore>,
 }
 
 /// What is waiting.
 struct Inbox {
     moves: mpsc::Receiver<Write>,
-    /// Of new jobs, parts and retries among them.
     creations: mpsc::Receiver<Write>,
+    /// Creations that were received.
+    lines: Lines,
+}
+
+/// Writes of new jobs, in a line for each channel.
+#[derive(Default)]
+struct Lines {
+    lines: HashMap<Arc<str>, VecDeque<Write>>,
+    /// Channels with a line, the one whose turn it is first.
+    turns: VecDeque<Arc<str>>,
+    /// Steps that it has had in this turn.
+    taken: usize,
 }
 
 struct Write {
     steps: Vec<Step>,
     atomicity: Atomicity,
     done: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+    _place: OwnedSemaphorePermit,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,9 +103,9 @@ impl Committer {
         heard: Heard,
         stopped: CancellationToken,
     ) -> (Committer, impl Future<Output = ()> + Send + 'static) {
-        let (moves, waiting_moves) = mpsc::channel(pending_max);
-        let (creations, waiting_creations) = mpsc::channel(pending_max);
-        let inbox = Inbox { moves: waiting_moves, creations: waiting_creations };
+        let (moves, waiting_moves) = Counter::new(pending_max);
+        let (creations, waiting_creations) = Counter::new(pending_max);
+        let inbox = Inbox { moves: waiting_moves, creations: waiting_creations, lines: Lines::default() };
         let desk = Desk { store, matchmaker: Arc::new(matchmaker), heard, outage: Outage::of("commits") };
         (Committer { moves, creations }, desk.run(inbox, stopped))
     }
@@ -103,15 +134,55 @@ impl Committer {
         }
         let (done, answer) = oneshot::channel();
         let is_creation = steps.iter().any(|step| step.expected.is_none());
-        let writes = if is_creation { &self.creations } else { &self.moves };
-        match writes.try_send(Write { steps, atomicity, done }) {
+        let counter = if is_creation { &self.creations } else { &self.moves };
+        let busy = EngineError::Busy("too many writes are waiting; try again");
+        let Ok(place) = counter.places.clone().try_acquire_owned() else { return Err(busy) };
+        match counter.writes.try_send(Write { steps, atomicity, done, _place: place }) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                return Err(EngineError::Busy("too many writes are waiting; try again"));
-            }
+            Err(mpsc::error::TrySendError::Full(_)) => return Err(busy),
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(EngineError::Draining),
         }
         Ok(answer.await.map_err(|_| EngineError::Draining)??)
+    }
+}
+
+impl Counter {
+    fn new(pending_max: usize) -> (Counter, mpsc::Receiver<Write>) {
+        let (writes, waiting) = mpsc::channel(pending_max);
+        (Counter { writes, places: Arc::new(Semaphore::new(pending_max)) }, waiting)
+    }
+}
+
+impl Lines {
+    fn push(&mut self, write: Write) {
+        let Some(first) = write.steps.first() else { return };
+        let line = self.lines.entry(first.job.channel.clone()).or_insert_with_key(|channel| {
+            self.turns.push_back(channel.clone());
+            VecDeque::new()
+        });
+        line.push_back(write);
+    }
+
+    /// The first write of the channel whose turn it is.
+    fn pop(&mut self) -> Option<Write> {
+        let line = self.lines.get_mut(self.turns.front()?)?;
+        let write = line.pop_front()?;
+        self.taken += write.steps.len();
+        let is_empty = line.is_empty();
+        if is_empty || self.taken >= TURN {
+            self.taken = 0;
+            let channel = self.turns.pop_front()?;
+            if is_empty {
+                self.lines.remove(&channel);
+            } else {
+                self.turns.push_back(channel);
+            }
+        }
+        Some(write)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.turns.is_empty()
     }
 }
 
@@ -119,10 +190,13 @@ impl Inbox {
     /// The next write; `None` once no more is to come. Once `stopped`, no more is taken in.
     async fn next(&mut self, stopped: &CancellationToken) -> Option<Write> {
         loop {
+            if let Some(write) = self.moves.try_recv().ok().or_else(|| self.lines.pop()) {
+                return Some(write);
+            }
             tokio::select! {
                 biased;
                 Some(write) = self.moves.recv() => return Some(write),
-                Some(write) = self.creations.recv() => return Some(write),
+                Some(write) = self.creations.recv() => self.lines.push(write),
                 () = stopped.cancelled(), if !self.moves.is_closed() => {
                     self.moves.close();
                     self.creations.close();
@@ -134,13 +208,20 @@ impl Inbox {
 
     /// Adds to the group what is waiting and fits.
     fn gather(&mut self, group: &mut Group) {
-        let moves_max = if self.creations.is_empty() { GROUP_MAX } else { GROUP_MAX - GROUP_OF_NEW };
-        for (writes, steps_max) in [(&mut self.moves, moves_max), (&mut self.creations, GROUP_MAX)] {
-            while group.takes_more(steps_max)
-                && let Ok(write) = writes.try_recv()
-            {
-                group.push(write);
-            }
+        while let Ok(write) = self.creations.try_recv() {
+            self.lines.push(write);
+        }
+        let moves_max = if self.lines.is_empty() { GROUP_MAX } else { GROUP_MAX - GROUP_OF_NEW };
+        while group.takes_more(moves_max)
+            && let Ok(write) = self.moves.try_recv()
+        {
+            group.push(write);
+        }
+        let steps_max = group.steps + GROUP_OF_NEW;
+        while group.takes_more(steps_max)
+            && let Some(write) = self.lines.pop()
+        {
+            group.push(write);
         }
     }
 }
@@ -298,12 +379,34 @@ fn of_task(stored: Result<Stored, JoinError>) -> Stored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{JobId, JobSpec, Timestamp, create};
+    use crate::model::{Job, JobId, JobSpec, Timestamp, create};
 
     fn write(steps: usize, atomicity: Atomicity) -> Write {
         let step =
             create(JobId(uuid::Uuid::from_u128(1)), JobSpec::sample(), "me".into(), Timestamp(1)).expect("a job");
-        Write { steps: vec![step; steps], atomicity, done: oneshot::channel().0 }
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place");
+        Write { steps: vec![step; steps], atomicity, done: oneshot::channel().0, _place: place }
+    }
+
+    fn write_to(channel: &str, steps: usize) -> Write {
+        let mut write = write(steps, Atomicity::Each);
+        for step in &mut write.steps {
+            let job = Job { channel: channel.into(), ..(*step.job).clone() };
+            step.job = Arc::new(job);
+        }
+        write
+    }
+
+    #[test]
+    fn channels_take_turns_and_each_keeps_its_order() {
+        let mut lines = Lines::default();
+        let (batch, half) = (TURN + 1, TURN / 2);
+        for (channel, steps) in [("a", batch), ("a", batch), ("b", half), ("b", half), ("b", 7), ("c", 1), ("a", 2)] {
+            lines.push(write_to(channel, steps));
+        }
+        let sizes: Vec<usize> = std::iter::from_fn(|| lines.pop()).map(|write| write.steps.len()).collect();
+        assert_eq!(sizes, [batch, half, half, 1, batch, 7, 2]);
+        assert!(lines.is_empty() && lines.lines.is_empty());
     }
 
     /// How many steps the next transaction has.
