@@ -58,7 +58,8 @@ pub(super) enum Kind {
     Write,
     /// Reads along an index.
     Read,
-    /// Reads whose best plan depends on what they are asked, all of one moment.
+    /// Reads whose best plan depends on what they are asked, all of one moment. They walk along indexes all the same: a table of
+    /// jobs that came and went is large and empty, and a bitmap is made of all matches where a page wants a few.
     Survey,
 }
 
@@ -76,7 +77,8 @@ impl Kind {
             Kind::Survey => {
                 "-- name begin_survey
                 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 15000; SET LOCAL jit = off;
-                SET LOCAL plan_cache_mode = force_custom_plan"
+                SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off;
+                SET LOCAL enable_bitmapscan = off"
             }
         }
     }

@@ -28,25 +28,57 @@ pub(super) async fn list(readers: &Connections, query: &ListQuery) -> Result<Pag
     Ok(Page { jobs, total })
 }
 
-/// The tables that may have a match.
-fn tables(query: &ListQuery) -> Vec<&'static str> {
+/// A part of the matches. No match is in two of them, and each is found along an index.
+#[derive(Clone, Copy)]
+struct Share<'q> {
+    query: &'q ListQuery,
+    table: &'static str,
+    is_terminal: bool,
+    find: Find,
+}
+
+#[derive(Clone, Copy)]
+enum Find {
+    /// Whatever the filters leave, what is searched for left out.
+    All,
+    /// Jobs whose function is searched for.
+    Func,
+    /// Other jobs, whose id is between these.
+    Id(JobId, JobId),
+}
+
+/// Which shares may have a match.
+fn shares(query: &ListQuery) -> Vec<Share<'_>> {
     let wants =
         |is_terminal| query.statuses.is_empty() || query.statuses.iter().any(|s| s.is_terminal() == is_terminal);
-    [("errand.jobs", false), ("errand.finished", true)]
-        .into_iter()
-        .filter(|(_, is_terminal)| wants(*is_terminal))
-        .map(|(table, _)| table)
-        .collect()
+    let finds = match &query.search {
+        None => vec![Find::All],
+        Some(search) => {
+            let by_id = JobId::range_with_prefix(search).map(|(first, last)| Find::Id(first, last));
+            [Some(Find::Func), by_id].into_iter().flatten().collect()
+        }
+    };
+    let mut shares = Vec::new();
+    for (table, is_terminal) in [("errand.jobs", false), ("errand.finished", true)] {
+        if wants(is_terminal) {
+            shares.extend(finds.iter().map(|find| Share { query, table, is_terminal, find: *find }));
+        }
+    }
+    shares
 }
 
 async fn page(transaction: &mut Transaction, query: &ListQuery) -> Result<Vec<Job>, Failure> {
     let rows_max = i64::from(query.offset) + i64::from(query.limit);
     let order = order(query);
     let mut select = QueryBuilder::<Postgres>::new("-- name list\nSELECT * FROM (");
-    for (index, table) in tables(query).into_iter().enumerate() {
+    for (index, share) in shares(query).into_iter().enumerate() {
         select.push(if index == 0 { "(" } else { " UNION ALL (" });
-        select.push(concat!("SELECT ", job_columns!(), " FROM ")).push(table);
-        push_filters(&mut select, query);
+        select.push(concat!("SELECT ", job_columns!(), " FROM ")).push(share.table);
+        push_filters(&mut select, share);
+        if let Some(to) = query.created_to {
+            // Begins there. The other end is one of an index: what came in by SQL was created later than its id says.
+            select.push(" AND id < ").push_bind(JobId::first_made_behind(to).0);
+        }
         if let Some(before) = query.before {
             select.push(" AND id < ").push_bind(before.0);
         }
@@ -66,9 +98,13 @@ async fn total(transaction: &mut Transaction, query: &ListQuery) -> Result<Total
 /// The matches, up to some more than are counted.
 async fn count(transaction: &mut Transaction, query: &ListQuery) -> Result<u64, Failure> {
     let mut select = QueryBuilder::<Postgres>::new("-- name count\nSELECT 0");
-    for table in tables(query) {
-        select.push(" + (SELECT count(*) FROM (SELECT FROM ").push(table);
-        push_filters(&mut select, query);
+    for share in shares(query) {
+        select.push(" + (SELECT count(*) FROM (SELECT FROM ").push(share.table);
+        push_filters(&mut select, share);
+        if !share.is_terminal {
+            // Along an index, which knows where it is empty: of unfinished jobs the table is mostly room for others.
+            select.push(" ORDER BY id");
+        }
         select.push(format_args!(" LIMIT {}) AS matches)", COUNTED_MAX + 1));
     }
     select.push(" AS jobs");
@@ -123,7 +159,7 @@ fn order(query: &ListQuery) -> String {
     }
 }
 
-fn push_filters(select: &mut QueryBuilder<Postgres>, query: &ListQuery) {
+fn push_filters(select: &mut QueryBuilder<Postgres>, Share { query, find, .. }: Share<'_>) {
     match query.parent_id {
         Some(parent_id) => select.push(" WHERE parent_id = ").push_bind(parent_id.0),
         None => select.push(" WHERE parent_id IS NULL"),
@@ -146,14 +182,19 @@ fn push_filters(select: &mut QueryBuilder<Postgres>, query: &ListQuery) {
     }
     if let Some(to) = query.created_to {
         select.push(" AND created < ").push_bind(to.0);
-        // The other end is one of an index: what came in by SQL was created later than its id says.
-        select.push(" AND id < ").push_bind(JobId::first_made_behind(to).0);
     }
     if let Some(broadcast) = query.broadcast {
         select.push(" AND broadcast = ").push_bind(broadcast);
     }
     if let Some(search) = &query.search {
-        push_search(select, search);
+        match find {
+            Find::All => {}
+            Find::Func => push_starts_with(select.push(" AND "), search),
+            Find::Id(first, last) => {
+                select.push(" AND id BETWEEN ").push_bind(first.0).push(" AND ").push_bind(last.0);
+                push_starts_with(select.push(" AND NOT "), search);
+            }
+        }
     }
 }
 
@@ -170,14 +211,11 @@ fn push_statuses(select: &mut QueryBuilder<Postgres>, statuses: &[Status]) {
     select.push(")");
 }
 
-/// No character of a prefix is special, and an index finds what starts with it.
-fn push_search(select: &mut QueryBuilder<Postgres>, search: &str) {
-    select.push(" AND (func >= ").push_bind(stored(search).into_owned());
+/// Says it in a way that an index can serve, whatever characters there are.
+fn push_starts_with(select: &mut QueryBuilder<Postgres>, search: &str) {
+    select.push("(func >= ").push_bind(stored(search).into_owned());
     if let Some(end) = behind_prefix(&stored(search)) {
         select.push(" AND func < ").push_bind(end);
-    }
-    if let Some((first, last)) = JobId::range_with_prefix(search) {
-        select.push(" OR id BETWEEN ").push_bind(first.0).push(" AND ").push_bind(last.0);
     }
     select.push(")");
 }
