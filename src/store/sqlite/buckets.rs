@@ -142,7 +142,7 @@ impl Buckets {
                 None => count.execute([change.jobs, bucket]),
             }
             .map_err(unavailable)?;
-            if drops && change.jobs < 0 && drop_empty(connection, Some(bucket))? > 0 {
+            if drops && change.jobs < 0 && drop_if_empty(connection, bucket)? {
                 self.forget();
             }
         }
@@ -195,12 +195,18 @@ impl Buckets {
     }
 }
 
-/// Drops this bucket, or any, where it has no jobs; tells how many these were.
-pub(super) fn drop_empty(connection: &Connection, bucket: Option<i64>) -> Result<usize, StoreError> {
-    let delete = "-- name drop_empty_buckets
-        DELETE FROM buckets WHERE id = coalesce(?1, id) AND jobs = 0 AND id <> 0";
+/// Drops all buckets without jobs.
+pub(super) fn drop_empty(connection: &Connection) -> Result<(), StoreError> {
+    let delete = "-- name drop_empty_buckets\nDELETE FROM buckets WHERE jobs = 0 AND id <> 0";
+    connection.execute(delete, []).map_err(unavailable)?;
+    Ok(())
+}
+
+/// Drops this bucket if it has no jobs; tells whether it had none.
+fn drop_if_empty(connection: &Connection, bucket: i64) -> Result<bool, StoreError> {
+    let delete = "-- name drop_empty_bucket\nDELETE FROM buckets WHERE id = ? AND jobs = 0 AND id <> 0";
     let mut delete = connection.prepare_cached(delete).map_err(unavailable)?;
-    delete.execute([bucket]).map_err(unavailable)
+    Ok(delete.execute([bucket]).map_err(unavailable)? > 0)
 }
 
 /// The bucket of a job in the tables.
@@ -318,7 +324,7 @@ mod tests {
         bench.take_in(&canceled(&first));
         assert_eq!(bench.all(), [shared(2), of_first(0)]);
         // There is room again once a bucket that is empty has gone, and who shares stays where it is.
-        assert_eq!(drop_empty(&bench.connection, None).expect("a look"), 1);
+        drop_empty(&bench.connection).expect("a look");
         bench.buckets.forget();
         bench.take_in(&created(3, "c"));
         assert_eq!(bench.all(), [shared(2), (false, "c".to_owned(), 0, 1)]);

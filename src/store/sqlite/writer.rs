@@ -82,7 +82,7 @@ impl Writer {
         let (requests, inbox) = sync_channel(REQUESTS_MAX);
         let overlay = Arc::new(RwLock::new(Overlay::default()));
         let newest = tables::newest(&connection)?;
-        buckets::drop_empty(&connection, None)?;
+        buckets::drop_empty(&connection)?;
         let mut desk = Desk { connection, overlay: overlay.clone(), buckets: Buckets::default(), newest };
         desk.replay()?;
         let checkpoints = Checkpoints::start(path, &desk.connection).map_err(StoreError::Unavailable)?;
