@@ -53,7 +53,7 @@ HEAD = 94
 GROUP = 30
 FOOT = 62
 WIDTH = MARGIN * 2 + LABELS + COLUMN * len(RATES) + LATENCY
-TICKS = (1, 10, 100, 1_000)
+TICKS = (0.1, 1, 10, 100, 1_000)
 # A peer that lags a second at the median is behind the pace, and lags the more the longer it is measured.
 BEHIND_MS = 1_000
 

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{Input, JobId, JobSpec, Status, Timestamp, create, step},
-        store::{ListQuery, OrderBy, Outcome, Page, Store, sqlite::SqliteStore},
+        store::{ListQuery, Outcome, Page, Store, contract::everything, sqlite::SqliteStore},
     };
 
     /// Takes a file back to how version 1 had it.
@@ -51,24 +51,7 @@ mod tests {
         PRAGMA user_version = 1";
 
     async fn pages(store: &SqliteStore) -> Vec<Page> {
-        let all = ListQuery {
-            owner: None,
-            channel: None,
-            statuses: Vec::new(),
-            func: None,
-            runner_id: None,
-            created_from: None,
-            created_to: None,
-            search: None,
-            broadcast: None,
-            parent_id: None,
-            order: OrderBy::Created,
-            descending: true,
-            offset: 0,
-            limit: 9,
-            before: None,
-            count: true,
-        };
+        let all = ListQuery { descending: true, limit: 9, count: true, ..everything() };
         let queries = [
             all.clone(),
             ListQuery { owner: Some("bob".into()), ..all.clone() },
