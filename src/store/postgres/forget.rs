@@ -37,7 +37,7 @@ pub(super) async fn forget(
             if left == Left::Gone {
                 forgotten.jobs += days::finish(writers, *day, outdated.finished_before, slot).await?;
             }
-            forgotten.next = Some(before(day.plus(1).first_id()));
+            forgotten.next = Some(JobId(day.plus(1).first_id()).previous());
             return Ok(forgotten);
         }
     }
@@ -54,16 +54,11 @@ pub(super) async fn forget(
     let is_full = rows.len() >= limit as usize;
     forgotten.next = match rows.last() {
         Some(last) if is_full => Some(JobId(last.id)),
-        _ => (next_day.is_some() || end.is_some()).then(|| before(until)),
+        _ => (next_day.is_some() || end.is_some()).then(|| JobId(until).previous()),
     };
     let ids: Vec<Uuid> = rows.iter().filter(|row| row.is_outdated).map(|row| row.id).take(jobs_max).collect();
     forgotten.jobs += forget_jobs(writers, &ids, finished_before, slot).await?;
     Ok(forgotten)
-}
-
-/// The last id before this one.
-fn before(id: Uuid) -> JobId {
-    JobId(Uuid::from_u128(id.as_u128().saturating_sub(1)))
 }
 
 struct OldRow {

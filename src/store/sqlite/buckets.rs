@@ -188,11 +188,16 @@ impl Buckets {
     fn is_sharing(&mut self, connection: &Connection) -> Result<bool, StoreError> {
         let is_sharing = match self.is_sharing {
             Some(is_sharing) => is_sharing,
-            None => number(connection, "-- name shared_bucket\nSELECT jobs FROM buckets WHERE id = 0")? > 0,
+            None => shared_jobs(connection)? > 0,
         };
         self.is_sharing = Some(is_sharing);
         Ok(is_sharing)
     }
+}
+
+/// How many jobs share a bucket because there are too many others.
+pub(super) fn shared_jobs(connection: &Connection) -> Result<u64, StoreError> {
+    number(connection, "-- name shared_bucket\nSELECT jobs FROM buckets WHERE id = 0")
 }
 
 /// Drops all buckets without jobs.

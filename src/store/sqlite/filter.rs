@@ -43,25 +43,30 @@ pub(super) fn push_filters<'q>(select: &mut Select<'q>, query: &'q ListQuery) {
         Some(parent_id) => select.push("parent_id = ").bind(parent_id.as_bytes()),
         None => select.push("parent_id IS NULL"),
     };
+    push_traits(select, query);
+    push_statuses(select, &query.statuses);
+    if let Some(runner_id) = &query.runner_id {
+        select.push(" AND runner_id = ").bind(runner_id);
+    }
+    push_times(select, query);
+    if let Some(search) = &query.search {
+        push_search(select, search);
+    }
+}
+
+/// The conditions on what a job keeps from its creation on, which a bucket has in columns of the same names.
+pub(super) fn push_traits<'q>(select: &mut Select<'q>, query: &'q ListQuery) {
     if let Some(owner) = &query.owner {
         select.push(" AND owner = ").bind(&**owner);
     }
     if let Some(channel) = &query.channel {
         select.push(" AND channel = ").bind(channel);
     }
-    push_statuses(select, &query.statuses);
     if let Some(func) = &query.func {
         select.push(" AND func = ").bind(func);
     }
-    if let Some(runner_id) = &query.runner_id {
-        select.push(" AND runner_id = ").bind(runner_id);
-    }
-    push_times(select, query);
     if let Some(broadcast) = query.broadcast {
         select.push(" AND broadcast = ").bind(broadcast);
-    }
-    if let Some(search) = &query.search {
-        push_search(select, search);
     }
 }
 

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use rusqlite::Connection;
 
 use super::{
-    buckets::SHARED,
-    filter::{Select, push_codes, push_filters, push_times},
+    buckets::{self, SHARED},
+    filter::{Select, push_codes, push_filters, push_times, push_traits},
     read::{self, rows},
     row::{self, Fields, JOB_COLUMNS},
 };
@@ -55,18 +55,16 @@ struct Source<'q> {
     query: &'q ListQuery,
     place: Place,
     /// Where matches may lie.
-    first: JobId,
-    last: JobId,
-    /// Whether the times have to be compared as well.
-    is_partly_in_time: bool,
+    window: Window,
     /// How many matches there are, where that is kept.
     kept: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
 enum Place {
-    /// One in which all jobs match, but for running ones where only pending ones are wanted.
-    Bucket { id: i64, without_running: bool },
+    /// One in which all jobs match, but for running ones where only pending ones are wanted, and for what lies at the edge of
+    /// the times.
+    Bucket { id: i64, without_running: bool, is_partly_in_time: bool },
     /// The one that all kinds of jobs share. Running ones are left out where they are a source of their own.
     Shared { without_running: bool },
     /// All running jobs.
@@ -108,7 +106,7 @@ fn sources<'q>(connection: &Connection, query: &'q ListQuery) -> Result<Vec<Sour
     // Pending jobs are with no runner, and a bucket of unfinished jobs does not tell running ones.
     let has_running = wants_running && (query.runner_id.is_some() || !wants_pending);
     let running = if wants_pending && !wants_running { running_by_bucket(connection)? } else { HashMap::new() };
-    let of_place = |place| Source { query, place, first: maybe.0, last: maybe.1, is_partly_in_time: true, kept: None };
+    let of_place = |place| Source { query, place, window: maybe, kept: None };
 
     let mut select = Select::new("-- name buckets\nSELECT id, func, status, jobs, oldest, newest".to_owned());
     push_bucket_filters(&mut select, query);
@@ -126,15 +124,14 @@ fn sources<'q>(connection: &Connection, query: &'q ListQuery) -> Result<Vec<Sour
         let is_partly_in_time = !surely.holds(window);
         let pending = if status == 0 { jobs.saturating_sub(running.get(&bucket).copied().unwrap_or(0)) } else { jobs };
         let kept = (window.holds(all) && !is_partly_in_time).then_some(pending);
-        let Window(first, last) = window;
-        let place = Place::Bucket { id: bucket, without_running: status == 0 && !wants_running };
-        Ok(Some(Source { query, place, first, last, is_partly_in_time, kept }))
+        let without_running = status == 0 && !wants_running;
+        let place = Place::Bucket { id: bucket, without_running, is_partly_in_time };
+        Ok(Some(Source { query, place, window, kept }))
     })?;
     if has_running {
         sources.push(Some(of_place(Place::Running)));
     }
-    let shared = "-- name shared_bucket\nSELECT jobs FROM buckets WHERE id = 0";
-    if rows(connection, shared, [], |row| Fields::of("buckets", row).count())?.into_iter().any(|jobs| jobs > 0) {
+    if buckets::shared_jobs(connection)? > 0 {
         sources.push(Some(of_place(Place::Shared { without_running: has_running })));
     }
     Ok(sources.into_iter().flatten().collect())
@@ -142,18 +139,7 @@ fn sources<'q>(connection: &Connection, query: &'q ListQuery) -> Result<Vec<Sour
 
 fn push_bucket_filters<'q>(select: &mut Select<'q>, query: &'q ListQuery) {
     select.push(" FROM buckets WHERE jobs > 0 AND id <> ").bind(SHARED);
-    if let Some(owner) = &query.owner {
-        select.push(" AND owner = ").bind(&**owner);
-    }
-    if let Some(channel) = &query.channel {
-        select.push(" AND channel = ").bind(channel);
-    }
-    if let Some(func) = &query.func {
-        select.push(" AND func = ").bind(func);
-    }
-    if let Some(broadcast) = query.broadcast {
-        select.push(" AND broadcast = ").bind(broadcast);
-    }
+    push_traits(select, query);
     if let Some(runner_id) = &query.runner_id {
         select.push(" AND status > 0 AND runner_id = ").bind(runner_id);
     }
@@ -177,16 +163,16 @@ fn running_by_bucket(connection: &Connection) -> Result<HashMap<i64, u64>, Store
 }
 
 impl<'q> Source<'q> {
-    /// Selects `columns` of its matches from `first` to `last`.
-    fn select(&self, columns: &str, first: JobId, last: JobId) -> Select<'q> {
+    /// Selects `columns` of its matches in a window that is within its own.
+    fn select(&self, columns: &str, Window(first, last): Window) -> Select<'q> {
         let mut select = Select::new(format!("-- name list\nSELECT {columns} FROM jobs "));
         match self.place {
-            Place::Bucket { id, without_running } => {
+            Place::Bucket { id, without_running, is_partly_in_time } => {
                 select.push("INDEXED BY jobs_bucket WHERE bucket = ").bind(id);
                 if without_running {
                     select.push(" AND status = 0");
                 }
-                if self.is_partly_in_time {
+                if is_partly_in_time {
                     push_times(&mut select, self.query);
                 }
             }
@@ -207,12 +193,16 @@ impl<'q> Source<'q> {
     }
 
     fn ids(&self, connection: &Connection, window: Window, limit: u64) -> Result<Vec<JobId>, StoreError> {
-        let Window(first, last) = window;
-        let mut select = self.select("id", first, last);
+        let mut select = self.select("id", window);
         let direction = if self.query.descending { " DESC" } else { "" };
         select.push(format_args!(" ORDER BY id{direction} LIMIT ")).bind(i64::try_from(limit).unwrap_or(i64::MAX));
         rows(connection, &select.text, select.parameters(), |row| Fields::of("jobs", row).id())
     }
+}
+
+/// What a page goes on with.
+fn before(query: &ListQuery) -> Window {
+    Window(Window::ALL.0, query.before.map_or(Window::ALL.1, |before| before.previous()))
 }
 
 /// What a page needs of each source, as long as a source may have something that belongs before what is found.
@@ -223,15 +213,15 @@ fn page_by_id(
 ) -> Result<Vec<Job>, StoreError> {
     let wanted = u64::from(query.offset) + u64::from(query.limit);
     let page_end = usize::try_from(wanted).unwrap_or(usize::MAX);
-    let mut window = Window(Window::ALL.0, query.before.map_or(Window::ALL.1, |before| before.previous()));
+    let mut window = before(query);
     if query.descending {
-        sources.sort_unstable_by_key(|source| std::cmp::Reverse(source.last));
+        sources.sort_unstable_by_key(|source| std::cmp::Reverse(source.window.1));
     } else {
-        sources.sort_unstable_by_key(|source| source.first);
+        sources.sort_unstable_by_key(|source| source.window.0);
     }
     let mut found: Vec<JobId> = Vec::new();
     for source in &sources {
-        let window_here = window.and(Window(source.first, source.last));
+        let window_here = window.and(source.window);
         if window_here.is_empty() {
             continue;
         }
@@ -261,8 +251,7 @@ fn page_of_few(
 ) -> Result<Vec<Job>, StoreError> {
     let mut found: Vec<(Option<i64>, JobId)> = Vec::new();
     for source in sources {
-        let last = query.before.map_or(source.last, |before| source.last.min(before.previous()));
-        let select = source.select(&format!("id, {column}"), source.first, last);
+        let select = source.select(&format!("id, {column}"), source.window.and(before(query)));
         found.extend(rows(connection, &select.text, select.parameters(), |row| {
             let row = Fields::of("jobs", row);
             let id = row.id()?;
@@ -304,7 +293,7 @@ fn total(connection: &Connection, sources: &[Source<'_>]) -> Result<Total, Store
             Some(jobs) => known += jobs,
             None if counted > COUNTED_MAX => {}
             None => {
-                let select = source.select("1", source.first, source.last);
+                let select = source.select("1", source.window);
                 counted += count(connection, select, COUNTED_MAX + 1 - counted)?;
             }
         }
@@ -319,8 +308,9 @@ fn count_parts(connection: &Connection, query: &ListQuery) -> Result<Total, Stor
 }
 
 /// How many rows these are, up to `most`.
-fn count(connection: &Connection, select: Select<'_>, most: u64) -> Result<u64, StoreError> {
-    let text = format!("-- name count\nSELECT COUNT(*) FROM ({} LIMIT {most})", select.text);
+fn count(connection: &Connection, mut select: Select<'_>, most: u64) -> Result<u64, StoreError> {
+    select.push(" LIMIT ").bind(i64::try_from(most).unwrap_or(i64::MAX));
+    let text = format!("-- name count\nSELECT COUNT(*) FROM ({})", select.text);
     let counts = rows(connection, &text, select.parameters(), |row| Fields::of("jobs", row).count())?;
     Ok(counts.into_iter().next().unwrap_or(0))
 }
