@@ -222,15 +222,7 @@ impl Store for MemoryStore {
 
     async fn agenda(&self, now: Timestamp) -> Result<Agenda, StoreError> {
         let tables = self.open()?;
-        let earliest = |due| tables.jobs.values().filter_map(|job| due_at(job, due)).min();
-        let waits = |job: &&Job| job.status == Status::Pending && !job.broadcast && job.ready_at > now;
-        Ok(Agenda {
-            ready: tables.jobs.values().filter(waits).map(|job| job.ready_at).min(),
-            expiry: earliest(Due::Expiry),
-            overrun: earliest(Due::Overrun),
-            broadcast: earliest(Due::Broadcast),
-            parent: earliest(Due::Parent),
-        })
+        Ok(Agenda::of(tables.jobs.values(), now))
     }
 
     async fn due_between(&self, after: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<Ready>, StoreError> {
@@ -241,8 +233,8 @@ impl Store for MemoryStore {
 
     async fn due(&self, due: Due, now: Timestamp, limit: u32) -> Result<Vec<Job>, StoreError> {
         let tables = self.open()?;
-        let is_due = |job: &Job| due_at(job, due).is_some_and(|at| at <= now || due == Due::Parent);
-        Ok(tables.select(limit, is_due, |job| (due_at(job, due), job.id)))
+        let is_due = |job: &Job| due.of(job).is_some_and(|at| at <= now || due == Due::Parent);
+        Ok(tables.select(limit, is_due, |job| (due.of(job), job.id)))
     }
 
     async fn running(&self, after: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
@@ -354,15 +346,5 @@ impl Store for MemoryStore {
 
     async fn close(&self) {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
-    }
-}
-
-/// When the time of `due` comes for a job, if ever.
-fn due_at(job: &Job, due: Due) -> Option<Timestamp> {
-    match (due, job.status) {
-        (Due::Expiry, Status::Pending) => Some(job.expires_at),
-        (Due::Overrun, Status::Running) if !job.broadcast => job.overrun_at(),
-        (Due::Broadcast, Status::Pending) | (Due::Parent, Status::Running) if job.broadcast => Some(job.ready_at),
-        _ => None,
     }
 }

@@ -61,6 +61,18 @@ pub enum Due {
     Parent,
 }
 
+impl Due {
+    /// When its time comes for a job, if ever.
+    fn of(self, job: &Job) -> Option<Timestamp> {
+        match (self, job.status) {
+            (Due::Expiry, Status::Pending) => Some(job.expires_at),
+            (Due::Overrun, Status::Running) if !job.broadcast => job.overrun_at(),
+            (Due::Broadcast, Status::Pending) | (Due::Parent, Status::Running) if job.broadcast => Some(job.ready_at),
+            _ => None,
+        }
+    }
+}
+
 /// The earliest time of each kind at which something must happen, past ones included but for `ready`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Agenda {
@@ -74,6 +86,33 @@ pub struct Agenda {
     pub broadcast: Option<Timestamp>,
     /// Of [`Due::Parent`].
     pub parent: Option<Timestamp>,
+}
+
+impl Agenda {
+    fn of<'j>(jobs: impl Iterator<Item = &'j Job>, now: Timestamp) -> Agenda {
+        jobs.fold(Agenda::default(), |agenda, job| {
+            let waits = job.status == Status::Pending && !job.broadcast && job.ready_at > now;
+            agenda.and(Agenda {
+                ready: waits.then_some(job.ready_at),
+                expiry: Due::Expiry.of(job),
+                overrun: Due::Overrun.of(job),
+                broadcast: Due::Broadcast.of(job),
+                parent: Due::Parent.of(job),
+            })
+        })
+    }
+
+    /// That of the jobs of both.
+    fn and(self, other: Agenda) -> Agenda {
+        let earlier = |one: Option<Timestamp>, other| [one, other].into_iter().flatten().min();
+        Agenda {
+            ready: earlier(self.ready, other.ready),
+            expiry: earlier(self.expiry, other.expiry),
+            overrun: earlier(self.overrun, other.overrun),
+            broadcast: earlier(self.broadcast, other.broadcast),
+            parent: earlier(self.parent, other.parent),
+        }
+    }
 }
 
 /// Which column orders a list; then the id does, in the same direction. An absent time is earlier than any.

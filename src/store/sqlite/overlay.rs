@@ -4,7 +4,7 @@
 //! journal is always its end. A job that changes again before it leaves is written to the tables once.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     model::{IdMap, Job, JobEvent, JobId, Status, Step, Timestamp},
-    store::{Due, ends::Ends},
+    store::{Agenda, Due, ends::Ends},
 };
 
 /// Whose key it is, and the key.
@@ -103,6 +103,8 @@ struct Entered {
 pub(super) struct Overlay {
     changes: Changes,
     order: VecDeque<Entered>,
+    /// All that ever left.
+    left: u64,
     /// Texts of the changed jobs, in bytes.
     bytes: usize,
     alarms: Alarms,
@@ -150,6 +152,16 @@ impl Overlay {
         self.order.len()
     }
 
+    /// How many have left.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// How many have left once all that are here have.
+    pub fn entered(&self) -> u64 {
+        self.left + self.order.len() as u64
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -162,6 +174,16 @@ impl Overlay {
     /// Whether a change here may be due by then.
     pub fn concerns(&self, due: Due, now: Timestamp) -> bool {
         self.alarms.0[due as usize].is_some_and(|at| at <= now)
+    }
+
+    /// What comes due of the jobs here.
+    pub fn agenda(&self, now: Timestamp) -> Agenda {
+        Agenda::of(self.changes.jobs.values().map(|change| &*change.job), now)
+    }
+
+    /// Which jobs are here.
+    pub fn jobs(&self) -> HashSet<JobId> {
+        self.changes.jobs.keys().copied().collect()
     }
 
     /// Whether a job here has ended before then.
@@ -195,7 +217,9 @@ impl Overlay {
 
     /// The first `count` have left.
     pub fn remove_first(&mut self, count: usize) {
-        for entered in self.order.drain(..count.min(self.order.len())) {
+        let count = count.min(self.order.len());
+        self.left += count as u64;
+        for entered in self.order.drain(..count) {
             if let Some(change) = self.changes.remove(entered.id) {
                 self.bytes = self.bytes.saturating_sub(texts(&change.job));
             }

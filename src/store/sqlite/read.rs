@@ -116,28 +116,48 @@ pub(super) fn pending_channels(connection: &Connection) -> Result<Vec<Arc<str>>,
     rows(connection, select, [], |row| Fields::of("jobs", row).take())
 }
 
-pub(super) fn agenda(connection: &Connection, now: Timestamp) -> Result<Agenda, StoreError> {
+/// The agenda, and the jobs it is read off.
+pub(super) fn agenda(connection: &Connection, now: Timestamp) -> Result<(Agenda, Vec<JobId>), StoreError> {
     // Each is the first entry of an index.
-    let select = "-- name agenda
-        SELECT
-            (SELECT ready_at FROM jobs WHERE status = 0 AND broadcast = 0 AND ready_at > ? ORDER BY ready_at LIMIT 1),
-            (SELECT due_at FROM jobs WHERE status = 0 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1),
-            (SELECT due_at FROM jobs WHERE status = 1 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1),
-            (SELECT ready_at FROM jobs INDEXED BY jobs_broadcast
-             WHERE status < 2 AND status = 0 AND broadcast = 1 ORDER BY ready_at LIMIT 1),
-            (SELECT ready_at FROM jobs INDEXED BY jobs_broadcast
-             WHERE status < 2 AND status = 1 AND broadcast = 1 ORDER BY ready_at LIMIT 1)";
-    let agenda = rows(connection, select, [now.0], |row| {
-        let row = Fields::of("jobs", row);
-        Ok(Agenda {
-            ready: row.time_or_null()?,
-            expiry: row.time_or_null()?,
-            overrun: row.time_or_null()?,
-            broadcast: row.time_or_null()?,
-            parent: row.time_or_null()?,
-        })
-    })?;
-    Ok(agenda.into_iter().next().unwrap_or_default())
+    let first = |select: &'static str, parameters: &[i64]| {
+        let first = rows(connection, select, rusqlite::params_from_iter(parameters), |row| {
+            let row = Fields::of("jobs", row);
+            Ok((row.id()?, row.time()?))
+        });
+        Ok::<_, StoreError>(first?.into_iter().next())
+    };
+    let firsts = [
+        first(
+            "-- name next_ready
+            SELECT id, ready_at FROM jobs WHERE status = 0 AND broadcast = 0 AND ready_at > ? ORDER BY ready_at LIMIT 1",
+            &[now.0],
+        )?,
+        first(
+            "-- name next_expiry
+            SELECT id, due_at FROM jobs WHERE status = 0 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1",
+            &[],
+        )?,
+        first(
+            "-- name next_overrun
+            SELECT id, due_at FROM jobs WHERE status = 1 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1",
+            &[],
+        )?,
+        first(
+            "-- name next_broadcast
+            SELECT id, ready_at FROM jobs INDEXED BY jobs_broadcast
+            WHERE status < 2 AND status = 0 AND broadcast = 1 ORDER BY ready_at LIMIT 1",
+            &[],
+        )?,
+        first(
+            "-- name next_parent
+            SELECT id, ready_at FROM jobs INDEXED BY jobs_broadcast
+            WHERE status < 2 AND status = 1 AND broadcast = 1 ORDER BY ready_at LIMIT 1",
+            &[],
+        )?,
+    ];
+    let [ready, expiry, overrun, broadcast, parent] = firsts.map(|first| first.map(|(_, at)| at));
+    let jobs = firsts.into_iter().flatten().map(|(id, _)| id).collect();
+    Ok((Agenda { ready, expiry, overrun, broadcast, parent }, jobs))
 }
 
 pub(super) fn due_between(

@@ -148,16 +148,23 @@ pub(super) fn key_holder(connection: &Connection, (owner, key): &Key) -> Result<
     row.map(|row| Fields::of("jobs", row).id()).transpose()
 }
 
-/// Appends log lines; those of a job that is not in the tables are dropped.
-pub(super) fn append_logs(connection: &Connection, logs: &[JobLog]) -> Result<(), StoreError> {
+/// Appends log lines; those of a job that is neither ahead of the tables nor in them are dropped.
+pub(super) fn append_logs(
+    connection: &Connection,
+    logs: &[JobLog],
+    is_ahead: impl Fn(JobId) -> bool,
+) -> Result<(), StoreError> {
     let insert = format!(
         "-- name append_log
-        INSERT INTO job_logs ({}) SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
+        INSERT INTO job_logs ({}) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+        WHERE ?7 OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
         row::LOG_COLUMNS
     );
     let mut insert = connection.prepare_cached(&insert).map_err(unavailable)?;
     for log in logs {
-        row::bind_log(&mut Parameters::of(&mut insert), log)?;
+        let mut row = Parameters::of(&mut insert);
+        row::bind_log(&mut row, log)?;
+        row.bind(is_ahead(log.job_id))?;
         insert.raw_execute().map_err(unavailable)?;
     }
     Ok(())

@@ -7,7 +7,7 @@
 mod forget;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::Path,
     sync::{
         Arc, PoisonError, RwLock,
@@ -35,8 +35,10 @@ use crate::{
 
 /// Requests that may wait.
 const REQUESTS_MAX: usize = 1_024;
-/// Changes that the tables take in at once: some two milliseconds that a commit may have to wait.
-const SLICE: usize = 256;
+/// Changes that the tables take in at once, while there is no hurry: half a millisecond that a commit may have to wait.
+const SLICE: usize = 64;
+/// The same where too many are ahead: larger slices cost less, and commits that come so fast have to wait anyway.
+const SLICE_IN_HURRY: usize = 256;
 /// Changes that may be ahead of the tables.
 const AHEAD_MAX: usize = 4_096;
 /// Their texts, in bytes.
@@ -83,7 +85,8 @@ impl Writer {
         let overlay = Arc::new(RwLock::new(Overlay::default()));
         let newest = tables::newest(&connection)?;
         buckets::drop_empty(&connection)?;
-        let mut desk = Desk { connection, overlay: overlay.clone(), buckets: Buckets::default(), newest };
+        let mut desk =
+            Desk { connection, overlay: overlay.clone(), buckets: Buckets::default(), newest, behind: VecDeque::new() };
         desk.replay()?;
         let checkpoints = Checkpoints::start(path, &desk.connection).map_err(StoreError::Unavailable)?;
         let thread = std::thread::Builder::new().name("sqlite writer".to_owned());
@@ -106,6 +109,8 @@ impl Writer {
     }
 
     pub async fn delete(&self, id: JobId, version: u32) -> Result<bool, StoreError> {
+        // Commits go on meanwhile, so little is left for the deletion.
+        self.catch_up().await?;
         self.ask(|answer| Request::Delete(id, version, answer)).await
     }
 
@@ -149,6 +154,8 @@ struct Desk {
     buckets: Buckets,
     /// No job that is stored has a newer id, so one that has is new.
     newest: Option<JobId>,
+    /// Who waits for the tables, and until which change, in order.
+    behind: VecDeque<(u64, Answer<()>)>,
 }
 
 impl Desk {
@@ -180,6 +187,7 @@ impl Desk {
             if let Err(error) = self.keep_up() {
                 // What is ahead stays in the journal and in memory; the next turn tries again.
                 tracing::error!(error = &error as &dyn std::error::Error, "the tables could not be brought up to date");
+                self.refuse_to_wait();
             }
             checkpoints.keep_up();
         }
@@ -192,7 +200,7 @@ impl Desk {
             Request::AppendLogs(logs, answer) => drop(answer.send(self.append_logs(&logs))),
             Request::Delete(id, version, answer) => drop(answer.send(self.delete(id, version))),
             Request::Forget(ids, outdated, answer) => drop(answer.send(self.forget(&ids, outdated))),
-            Request::CatchUp(answer) => drop(answer.send(self.catch_up())),
+            Request::CatchUp(answer) => self.behind.push_back((self.looking(Overlay::entered), answer)),
             Request::Ping(answer) | Request::Close(answer) => drop(answer.send(tables::ping(&self.connection))),
         }
     }
@@ -207,6 +215,9 @@ impl Desk {
 
     /// How long nothing has to be done for the tables; `None`: until something is asked for.
     fn patience(&self) -> Option<Duration> {
+        if !self.behind.is_empty() {
+            return Some(Duration::ZERO);
+        }
         self.looking(Overlay::age).map(|age| AHEAD_FOR.saturating_sub(age))
     }
 
@@ -267,26 +278,44 @@ impl Desk {
         }
     }
 
-    /// Lets the tables take in what has been ahead for long, and whatever is too much.
+    /// Lets the tables take in what has been ahead for long, or is waited for, and whatever is too much. One slice at a time, so
+    /// that no commit waits for more.
     fn keep_up(&mut self) -> Result<(), StoreError> {
-        if self.looking(|overlay| overlay.age().is_some_and(|age| age >= AHEAD_FOR)) {
-            self.take_in_slice()?;
+        let is_old = |overlay: &Overlay| overlay.age().is_some_and(|age| age >= AHEAD_FOR);
+        if self.answer_behind() || self.looking(is_old) {
+            self.take_in_slice(SLICE)?;
+            self.answer_behind();
         }
         while self.looking(|overlay| overlay.len() > AHEAD_MAX || overlay.bytes() > AHEAD_BYTES) {
-            self.take_in_slice()?;
+            self.take_in_slice(SLICE_IN_HURRY)?;
         }
         Ok(())
     }
 
-    fn take_in_slice(&mut self) -> Result<(), StoreError> {
-        let taken = self.relaxed(|connection, overlay, buckets| take_in(connection, overlay, buckets, SLICE))?;
+    /// Answers those whose changes the tables have; true where somebody waits still.
+    fn answer_behind(&mut self) -> bool {
+        let left = self.looking(Overlay::left);
+        while let Some((_, answer)) = self.behind.pop_front_if(|(until, _)| *until <= left) {
+            let _ = answer.send(Ok(()));
+        }
+        !self.behind.is_empty()
+    }
+
+    fn refuse_to_wait(&mut self) {
+        for (_, answer) in self.behind.drain(..) {
+            let _ = answer.send(Err(StoreError::Unavailable("the tables could not be brought up to date".into())));
+        }
+    }
+
+    fn take_in_slice(&mut self, most: usize) -> Result<(), StoreError> {
+        let taken = self.relaxed(|connection, overlay, buckets| take_in(connection, overlay, buckets, most))?;
         self.changing(|overlay| overlay.remove_first(taken));
         Ok(())
     }
 
     fn catch_up(&mut self) -> Result<(), StoreError> {
         while !self.looking(Overlay::is_empty) {
-            self.take_in_slice()?;
+            self.take_in_slice(SLICE_IN_HURRY)?;
         }
         Ok(())
     }
@@ -319,9 +348,10 @@ impl Desk {
     }
 
     fn append_logs(&mut self, logs: &[JobLog]) -> Result<(), StoreError> {
-        // Whether a line's job is there is asked of the tables.
-        self.catch_up()?;
-        self.transaction(|connection, _, _| tables::append_logs(connection, logs))
+        self.transaction(|connection, overlay, _| {
+            let overlay = overlay.read().unwrap_or_else(PoisonError::into_inner);
+            tables::append_logs(connection, logs, |id| overlay.get(id).is_some())
+        })
     }
 
     fn delete(&mut self, id: JobId, version: u32) -> Result<bool, StoreError> {
@@ -372,6 +402,7 @@ impl Desk {
 
     fn close(mut self) -> Result<(), StoreError> {
         self.catch_up()?;
+        self.answer_behind();
         self.connection.close().map_err(|(_, error)| unavailable(error))
     }
 }
@@ -394,4 +425,47 @@ fn take_in(
     changes.sort_unstable_by_key(|change| change.job.id);
     tables::take_in(connection, buckets, &changes, needed)?;
     Ok(taken)
+}
+
+#[cfg(test)]
+impl Desk {
+    fn open(path: &Path) -> Desk {
+        let mut connection = super::connect(path, false).expect("a connection");
+        super::schema::migrate(&mut connection).expect("a schema");
+        let (overlay, buckets) = (Arc::default(), Buckets::default());
+        Desk { connection, overlay, buckets, newest: None, behind: VecDeque::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{JobSpec, Timestamp, create};
+
+    fn creations(ids: std::ops::Range<u128>) -> Vec<Step> {
+        let creation = |id| create(JobId(uuid::Uuid::from_u128(id)), JobSpec::sample(), "ann".into(), Timestamp(1));
+        ids.map(|id| creation(id).expect("a job")).collect()
+    }
+
+    #[test]
+    fn who_waits_for_the_tables_holds_commits_up_for_a_slice_at_a_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("jobs.db");
+        std::fs::write(&path, "").expect("a file");
+        let mut desk = Desk::open(&path);
+        let before = SLICE as u128 + 1;
+        desk.commit(&creations(0..before), Mode::Each).expect("a commit");
+        let (answer, mut answered) = oneshot::channel();
+        desk.serve(Request::CatchUp(answer));
+        assert_eq!(desk.patience(), Some(Duration::ZERO));
+        desk.keep_up().expect("a slice");
+        assert_eq!(desk.looking(Overlay::len), 1);
+        assert!(answered.try_recv().is_err());
+        // Nobody waits for what comes later.
+        desk.commit(&creations(before..before + SLICE as u128), Mode::Each).expect("a commit");
+        desk.keep_up().expect("a slice");
+        assert_eq!(desk.looking(Overlay::len), 1);
+        assert!(matches!(answered.try_recv(), Ok(Ok(()))));
+        assert!(desk.patience() > Some(Duration::ZERO));
+    }
 }

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{Input, JobSpec, Step, Timestamp, create, step},
-        store::sqlite::{connect, schema, writer::Mode, writer::take_in},
+        store::sqlite::{writer::Mode, writer::take_in},
     };
 
     fn at(seconds: u32) -> Timestamp {
@@ -109,19 +109,13 @@ mod tests {
         vec![created, claimed, ended]
     }
 
-    fn open(path: &std::path::Path) -> Desk {
-        let mut connection = connect(path, false).expect("a connection");
-        schema::migrate(&mut connection).expect("a schema");
-        Desk { connection, overlay: std::sync::Arc::default(), buckets: Buckets::default(), newest: None }
-    }
-
     /// Both jobs stand in one record, which stays for as long as one of them is ahead of the tables.
     #[test]
     fn a_journal_that_is_read_again_brings_no_removed_job_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("jobs.db");
         std::fs::write(&path, "").expect("a file");
-        let mut desk = open(&path);
+        let mut desk = Desk::open(&path);
         desk.commit(&[story(1), story(2)].concat(), Mode::Each).expect("a commit");
         let taken = desk
             .transaction(|connection, overlay, buckets| take_in(connection, overlay, buckets, 1))
@@ -135,7 +129,7 @@ mod tests {
         assert_eq!(left.len(), 1);
         drop(desk);
 
-        let mut desk = open(&path);
+        let mut desk = Desk::open(&path);
         desk.replay().expect("the journal");
         let versions = ids.map(|id| tables::version(&desk.connection, id).expect("a version"));
         assert_eq!(versions.map(|version| version.is_some()), ids.map(|id| left.contains(&id)));
