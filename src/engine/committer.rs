@@ -6,22 +6,25 @@
 //! Steps of jobs that are there go before new jobs. Under more load than can be borne it is publishers who wait, and not the
 //! runners who would make room for them; and a job that ends soon costs less than one that has been lined up for long.
 //!
-//! New jobs of several channels take turns, so that nobody waits behind all that one publisher pours into another channel.
+//! New jobs of several channels take turns ([`lines`]), so that nobody waits behind all that one publisher pours into another
+//! channel.
 //!
 //! A store with several lanes is given several transactions at once, as soon as there is enough for one more: while one waits
 //! for the disk, the next is prepared. They may end in any order. Steps of one job do not meet in two of them, unless somebody
 //! raced, and then versions decide, as they do between nodes.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+mod lines;
+
+use std::sync::Arc;
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::{JoinError, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+
+use lines::Lines;
 
 use super::{
     EngineError,
@@ -38,10 +41,6 @@ const GROUP_MAX: usize = 1_024;
 /// How many of them make new jobs, and how many are left to these, however much else is waiting. A publisher that pours in
 /// jobs without end makes each transaction so long for all others.
 const GROUP_OF_NEW: usize = 256;
-
-/// How many steps of new jobs a channel has in its turn, and perhaps the rest of a batch. Short ones, so that a channel with
-/// single jobs gets as many as one with batches.
-const TURN: usize = 64;
 
 /// What hears of stored steps, before their writers do.
 pub type Heard = Box<dyn Fn(Vec<Step>) -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
@@ -69,20 +68,10 @@ struct Inbox {
     lines: Lines,
 }
 
-/// Writes of new jobs, in a line for each channel.
-#[derive(Default)]
-struct Lines {
-    lines: HashMap<Arc<str>, VecDeque<Write>>,
-    /// Channels with a line, the one whose turn it is first.
-    turns: VecDeque<Arc<str>>,
-    /// Steps that it has had in this turn.
-    taken: usize,
-}
-
 struct Write {
     steps: Vec<Step>,
     atomicity: Atomicity,
-    done: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+    done: oneshot::Sender<Result<Vec<Outcome>, EngineError>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -105,7 +94,7 @@ impl Committer {
     ) -> (Committer, impl Future<Output = ()> + Send + 'static) {
         let (moves, waiting_moves) = Counter::new(pending_max);
         let (creations, waiting_creations) = Counter::new(pending_max);
-        let inbox = Inbox { moves: waiting_moves, creations: waiting_creations, lines: Lines::default() };
+        let inbox = Inbox { moves: waiting_moves, creations: waiting_creations, lines: Lines::new(pending_max) };
         let desk = Desk { store, matchmaker: Arc::new(matchmaker), heard, outage: Outage::of("commits") };
         (Committer { moves, creations }, desk.run(inbox, stopped))
     }
@@ -142,7 +131,7 @@ impl Committer {
             Err(mpsc::error::TrySendError::Full(_)) => return Err(busy),
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(EngineError::Draining),
         }
-        Ok(answer.await.map_err(|_| EngineError::Draining)??)
+        answer.await.map_err(|_| EngineError::Draining)?
     }
 }
 
@@ -150,39 +139,6 @@ impl Counter {
     fn new(pending_max: usize) -> (Counter, mpsc::Receiver<Write>) {
         let (writes, waiting) = mpsc::channel(pending_max);
         (Counter { writes, places: Arc::new(Semaphore::new(pending_max)) }, waiting)
-    }
-}
-
-impl Lines {
-    fn push(&mut self, write: Write) {
-        let Some(first) = write.steps.first() else { return };
-        let line = self.lines.entry(first.job.channel.clone()).or_insert_with_key(|channel| {
-            self.turns.push_back(channel.clone());
-            VecDeque::new()
-        });
-        line.push_back(write);
-    }
-
-    /// The first write of the channel whose turn it is.
-    fn pop(&mut self) -> Option<Write> {
-        let line = self.lines.get_mut(self.turns.front()?)?;
-        let write = line.pop_front()?;
-        self.taken += write.steps.len();
-        let is_empty = line.is_empty();
-        if is_empty || self.taken >= TURN {
-            self.taken = 0;
-            let channel = self.turns.pop_front()?;
-            if is_empty {
-                self.lines.remove(&channel);
-            } else {
-                self.turns.push_back(channel);
-            }
-        }
-        Some(write)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.turns.is_empty()
     }
 }
 
@@ -196,20 +152,30 @@ impl Inbox {
             tokio::select! {
                 biased;
                 Some(write) = self.moves.recv() => return Some(write),
-                Some(write) = self.creations.recv() => self.lines.push(write),
+                Some(write) = self.creations.recv() => self.line_up(write),
+                Some(()) = rest(self.lines.rest_ends()) => {}
                 () = stopped.cancelled(), if !self.moves.is_closed() => {
                     self.moves.close();
                     self.creations.close();
+                    self.lines.close();
                 }
                 else => return None,
             }
         }
     }
 
+    fn line_up(&mut self, write: Write) {
+        if let Err(write) = self.lines.push(write) {
+            // Nothing of it is stored. Who asked may have gone away.
+            let busy = EngineError::Busy("too many new jobs of this channel are waiting to be stored; try again");
+            let _ = write.done.send(Err(busy));
+        }
+    }
+
     /// Adds to the group what is waiting and fits.
     fn gather(&mut self, group: &mut Group) {
         while let Ok(write) = self.creations.try_recv() {
-            self.lines.push(write);
+            self.line_up(write);
         }
         let moves_max = if self.lines.is_empty() { GROUP_MAX } else { GROUP_MAX - GROUP_OF_NEW };
         while group.takes_more(moves_max)
@@ -273,6 +239,7 @@ struct Commit {
 
 /// A transaction's end, of which nobody has heard yet.
 struct Stored {
+    began: Instant,
     writes: Vec<Write>,
     atomicity: Atomicity,
     /// Steps of each write.
@@ -286,6 +253,7 @@ struct Stored {
 impl Commit {
     async fn store(self, store: Arc<dyn Store>, matchmaker: Arc<Matchmaker>) -> Stored {
         let Commit { mut writes, atomicity } = self;
+        let began = Instant::now();
         let counts: Vec<usize> = writes.iter().map(|write| write.steps.len()).collect();
         let mut steps = Vec::with_capacity(counts.iter().sum());
         for write in &mut writes {
@@ -299,7 +267,7 @@ impl Commit {
             }
             Atomicity::All => store.commit_all(&steps).await,
         };
-        Stored { writes, atomicity, counts, steps, matches, outcomes }
+        Stored { began, writes, atomicity, counts, steps, matches, outcomes }
     }
 }
 
@@ -320,7 +288,7 @@ impl Desk {
             // Each branch only receives: dropping one loses nothing.
             tokio::select! {
                 biased;
-                Some(stored) = under_way.join_next() => self.settle(of_task(stored)).await,
+                Some(stored) = under_way.join_next() => self.settle(of_task(stored), &mut inbox.lines).await,
                 write = inbox.next(&stopped), if !is_over && group.takes_more(lanes.steps_min) => match write {
                     Some(write) => group.push(write),
                     None => is_over = true,
@@ -332,7 +300,7 @@ impl Desk {
                 let storing = commit.store(self.store.clone(), self.matchmaker.clone());
                 if lanes.max == 1 {
                     // A task of its own would only cost time.
-                    self.settle(storing.await).await;
+                    self.settle(storing.await, &mut inbox.lines).await;
                 } else {
                     under_way.spawn(storing);
                 }
@@ -341,15 +309,17 @@ impl Desk {
     }
 
     /// Gives the hints, and answers. A writer that has gone away needs no answer.
-    async fn settle(&mut self, stored: Stored) {
-        let Stored { writes, atomicity, counts, steps, matches, outcomes } = stored;
+    async fn settle(&mut self, stored: Stored, lines: &mut Lines) {
+        lines.stored(stored.began.elapsed());
+        let Stored { began: _, writes, atomicity, counts, steps, matches, outcomes } = stored;
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 self.outage.failed(&error);
                 self.matchmaker.give_up(matches).await;
                 for write in writes {
-                    let _ = write.done.send(Err(StoreError::Unavailable("the group's commit was not taken".into())));
+                    let error = StoreError::Unavailable("the group's commit was not taken".into());
+                    let _ = write.done.send(Err(error.into()));
                 }
                 return;
             }
@@ -371,6 +341,12 @@ impl Desk {
     }
 }
 
+/// Completes when that time has come, with nothing where there is none.
+async fn rest(until: Option<Instant>) -> Option<()> {
+    tokio::time::sleep_until(until?).await;
+    Some(())
+}
+
 /// A commit's panic is the committer's.
 fn of_task(stored: Result<Stored, JoinError>) -> Stored {
     stored.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
@@ -388,25 +364,13 @@ mod tests {
         Write { steps: vec![step; steps], atomicity, done: oneshot::channel().0, _place: place }
     }
 
-    fn write_to(channel: &str, steps: usize) -> Write {
+    pub(super) fn write_to(channel: &str, steps: usize) -> Write {
         let mut write = write(steps, Atomicity::Each);
         for step in &mut write.steps {
             let job = Job { channel: channel.into(), ..(*step.job).clone() };
             step.job = Arc::new(job);
         }
         write
-    }
-
-    #[test]
-    fn channels_take_turns_and_each_keeps_its_order() {
-        let mut lines = Lines::default();
-        let (batch, half) = (TURN + 1, TURN / 2);
-        for (channel, steps) in [("a", batch), ("a", batch), ("b", half), ("b", half), ("b", 7), ("c", 1), ("a", 2)] {
-            lines.push(write_to(channel, steps));
-        }
-        let sizes: Vec<usize> = std::iter::from_fn(|| lines.pop()).map(|write| write.steps.len()).collect();
-        assert_eq!(sizes, [batch, half, half, 1, batch, 7, 2]);
-        assert!(lines.is_empty() && lines.lines.is_empty());
     }
 
     /// How many steps the next transaction has.
