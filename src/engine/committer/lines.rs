@@ -37,8 +37,8 @@ pub(super) struct Lines {
     /// Steps that it has had in this turn.
     taken: usize,
     shares: Shares,
-    /// When a calm channel last had a turn.
-    calm: Option<Instant>,
+    /// The last calm channel, and when it had its turn.
+    calm: Option<(Arc<str>, Instant)>,
     rest: Rest,
     is_closing: bool,
 }
@@ -128,9 +128,13 @@ impl Lines {
     fn end_turn(&mut self, channel: &Arc<str>, has_more: bool, now: Instant) {
         self.shares.add(channel, std::mem::take(&mut self.taken), now);
         if self.shares.is_calm(channel) {
-            self.calm = Some(now);
-        } else if has_more && !self.is_closing && self.calm.is_some_and(|last| now - last < CALM_FOR) {
-            self.rest = Rest::UntilStored;
+            self.calm = Some((channel.clone(), now));
+        } else if has_more && !self.is_closing {
+            // One that has grown does not stand back for what it was.
+            let calm = self.calm.as_ref().filter(|(calm, last)| calm != channel && now - *last < CALM_FOR);
+            if calm.is_some() {
+                self.rest = Rest::UntilStored;
+            }
         }
     }
 
@@ -258,6 +262,14 @@ mod tests {
         tokio::time::sleep(CALM_FOR).await;
         push(&mut lines, &[("a", TURN), ("a", TURN), ("b", TURN), ("b", TURN)]);
         assert_eq!(popped(&mut lines).len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_calm_channel_that_grows_need_not_rest_for_itself() {
+        let mut lines = lines(&[("gone", 4 * TURN), ("a", 1)]);
+        assert_eq!(popped(&mut lines).len(), 2);
+        push(&mut lines, &[("a", TURN); 9]);
+        assert_eq!(popped(&mut lines).len(), 9);
     }
 
     #[tokio::test(start_paused = true)]
