@@ -119,45 +119,27 @@ pub(super) fn pending_channels(connection: &Connection) -> Result<Vec<Arc<str>>,
 /// The agenda, and the jobs it is read off.
 pub(super) fn agenda(connection: &Connection, now: Timestamp) -> Result<(Agenda, Vec<JobId>), StoreError> {
     // Each is the first entry of an index.
-    let first = |select: &'static str, parameters: &[i64]| {
-        let first = rows(connection, select, rusqlite::params_from_iter(parameters), |row| {
-            let row = Fields::of("jobs", row);
-            Ok((row.id()?, row.time()?))
-        });
-        Ok::<_, StoreError>(first?.into_iter().next())
-    };
-    let firsts = [
-        first(
-            "-- name next_ready
-            SELECT id, ready_at FROM jobs WHERE status = 0 AND broadcast = 0 AND ready_at > ? ORDER BY ready_at LIMIT 1",
-            &[now.0],
-        )?,
-        first(
-            "-- name next_expiry
-            SELECT id, due_at FROM jobs WHERE status = 0 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1",
-            &[],
-        )?,
-        first(
-            "-- name next_overrun
-            SELECT id, due_at FROM jobs WHERE status = 1 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1",
-            &[],
-        )?,
-        first(
-            "-- name next_broadcast
-            SELECT id, ready_at FROM jobs INDEXED BY jobs_broadcast
-            WHERE status < 2 AND status = 0 AND broadcast = 1 ORDER BY ready_at LIMIT 1",
-            &[],
-        )?,
-        first(
-            "-- name next_parent
-            SELECT id, ready_at FROM jobs INDEXED BY jobs_broadcast
-            WHERE status < 2 AND status = 1 AND broadcast = 1 ORDER BY ready_at LIMIT 1",
-            &[],
-        )?,
-    ];
-    let [ready, expiry, overrun, broadcast, parent] = firsts.map(|first| first.map(|(_, at)| at));
-    let jobs = firsts.into_iter().flatten().map(|(id, _)| id).collect();
-    Ok((Agenda { ready, expiry, overrun, broadcast, parent }, jobs))
+    let select = "-- name agenda
+        SELECT * FROM
+            (SELECT id, ready_at, 0 FROM jobs
+             WHERE status = 0 AND broadcast = 0 AND ready_at > ? ORDER BY ready_at LIMIT 1)
+        UNION ALL SELECT * FROM
+            (SELECT id, due_at, 1 FROM jobs WHERE status = 0 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1)
+        UNION ALL SELECT * FROM
+            (SELECT id, due_at, 2 FROM jobs WHERE status = 1 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1)
+        UNION ALL SELECT * FROM
+            (SELECT id, ready_at, 3 FROM jobs INDEXED BY jobs_broadcast
+             WHERE status < 2 AND status = 0 AND broadcast = 1 ORDER BY ready_at LIMIT 1)
+        UNION ALL SELECT * FROM
+            (SELECT id, ready_at, 4 FROM jobs INDEXED BY jobs_broadcast
+             WHERE status < 2 AND status = 1 AND broadcast = 1 ORDER BY ready_at LIMIT 1)";
+    let firsts = rows(connection, select, [now.0], |row| {
+        let row = Fields::of("jobs", row);
+        Ok((row.id()?, row.time()?, row.take::<u8>()?))
+    })?;
+    let first = |kind| firsts.iter().find(|first| first.2 == kind).map(|first| first.1);
+    let agenda = Agenda { ready: first(0), expiry: first(1), overrun: first(2), broadcast: first(3), parent: first(4) };
+    Ok((agenda, firsts.iter().map(|first| first.0).collect()))
 }
 
 pub(super) fn due_between(
