@@ -310,8 +310,8 @@ impl Desk {
 
     /// Gives the hints, and answers. A writer that has gone away needs no answer.
     async fn settle(&mut self, stored: Stored, lines: &mut Lines) {
-        lines.stored(stored.began.elapsed());
-        let Stored { began: _, writes, atomicity, counts, steps, matches, outcomes } = stored;
+        let Stored { began, writes, atomicity, counts, steps, matches, outcomes } = stored;
+        lines.stored(began.elapsed());
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
             Err(error) => {

@@ -62,6 +62,8 @@ pub enum Due {
 }
 
 impl Due {
+    const ALL: [Due; 4] = [Due::Expiry, Due::Overrun, Due::Broadcast, Due::Parent];
+
     /// When its time comes for a job, if ever.
     fn of(self, job: &Job) -> Option<Timestamp> {
         match (self, job.status) {

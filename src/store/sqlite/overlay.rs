@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    model::{IdMap, Job, JobEvent, JobId, Status, Step, Timestamp},
+    model::{IdMap, Job, JobEvent, JobId, Step, Timestamp},
     store::{Agenda, Due, ends::Ends},
 };
 
@@ -112,7 +112,7 @@ pub(super) struct Overlay {
 
 /// For each kind of what may be due, the earliest time at which something here may be.
 #[derive(Debug, Default)]
-struct Alarms([Option<Timestamp>; 4]);
+struct Alarms([Option<Timestamp>; Due::ALL.len()]);
 
 impl Alarms {
     fn set(&mut self, due: Due, at: Timestamp) {
@@ -121,16 +121,13 @@ impl Alarms {
     }
 
     fn hear(&mut self, job: &Job) {
-        if job.status == Status::Pending {
-            self.set(Due::Expiry, job.expires_at);
-        }
-        if let Some(at) = job.overrun_at() {
-            self.set(Due::Overrun, at);
-        }
-        if job.broadcast && !job.status.is_terminal() {
-            self.set(Due::Broadcast, job.ready_at);
-            // Of running ones, whatever the time.
-            self.set(Due::Parent, Timestamp(i64::MIN));
+        for due in Due::ALL {
+            match due.of(job) {
+                // Of these, whatever the time.
+                Some(_) if due == Due::Parent => self.set(due, Timestamp(i64::MIN)),
+                Some(at) => self.set(due, at),
+                None => {}
+            }
         }
     }
 }

@@ -82,11 +82,9 @@ impl Writer {
     /// Takes in what the journal holds, and starts the thread.
     pub fn start(connection: Connection, path: &Path) -> Result<Writer, StoreError> {
         let (requests, inbox) = sync_channel(REQUESTS_MAX);
-        let overlay = Arc::new(RwLock::new(Overlay::default()));
-        let newest = tables::newest(&connection)?;
         buckets::drop_empty(&connection)?;
-        let mut desk =
-            Desk { connection, overlay: overlay.clone(), buckets: Buckets::default(), newest, behind: VecDeque::new() };
+        let mut desk = Desk::new(connection)?;
+        let overlay = desk.overlay.clone();
         desk.replay()?;
         let checkpoints = Checkpoints::start(path, &desk.connection).map_err(StoreError::Unavailable)?;
         let thread = std::thread::Builder::new().name("sqlite writer".to_owned());
@@ -159,6 +157,12 @@ struct Desk {
 }
 
 impl Desk {
+    fn new(connection: Connection) -> Result<Desk, StoreError> {
+        let newest = tables::newest(&connection)?;
+        let (overlay, buckets) = (Arc::default(), Buckets::default());
+        Ok(Desk { connection, overlay, buckets, newest, behind: VecDeque::new() })
+    }
+
     fn run(mut self, inbox: &Receiver<Request>, mut checkpoints: Checkpoints) {
         loop {
             let request = match self.patience() {
@@ -429,11 +433,12 @@ fn take_in(
 
 #[cfg(test)]
 impl Desk {
+    /// On the database that is there, or on a new one.
     fn open(path: &Path) -> Desk {
+        std::fs::OpenOptions::new().create(true).append(true).open(path).expect("a file");
         let mut connection = super::connect(path, false).expect("a connection");
         super::schema::migrate(&mut connection).expect("a schema");
-        let (overlay, buckets) = (Arc::default(), Buckets::default());
-        Desk { connection, overlay, buckets, newest: None, behind: VecDeque::new() }
+        Desk::new(connection).expect("a desk")
     }
 }
 
@@ -450,9 +455,7 @@ mod tests {
     #[test]
     fn who_waits_for_the_tables_holds_commits_up_for_a_slice_at_a_time() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("jobs.db");
-        std::fs::write(&path, "").expect("a file");
-        let mut desk = Desk::open(&path);
+        let mut desk = Desk::open(&folder.path().join("jobs.db"));
         let before = SLICE as u128 + 1;
         desk.commit(&creations(0..before), Mode::Each).expect("a commit");
         let (answer, mut answered) = oneshot::channel();

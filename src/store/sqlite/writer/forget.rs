@@ -114,7 +114,6 @@ mod tests {
     fn a_journal_that_is_read_again_brings_no_removed_job_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("jobs.db");
-        std::fs::write(&path, "").expect("a file");
         let mut desk = Desk::open(&path);
         desk.commit(&[story(1), story(2)].concat(), Mode::Each).expect("a commit");
         let taken = desk
