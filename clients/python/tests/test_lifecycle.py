@@ -243,6 +243,7 @@ class Relay:
         self.pairs = []
         self.accepted = 0
         self.open = True
+        self.changing = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -251,13 +252,15 @@ class Relay:
                 near, _ = self.listener.accept()
             except OSError:
                 return
-            if not self.open:
-                near.close()
-                continue
-            self.accepted += 1
-            host, port = self.target.rsplit(":", 1)
-            far = socket.create_connection((host, int(port)))
-            self.pairs += [near, far]
+            # A connection is counted only once `cut` would find it.
+            with self.changing:
+                if not self.open:
+                    near.close()
+                    continue
+                host, port = self.target.rsplit(":", 1)
+                far = socket.create_connection((host, int(port)))
+                self.pairs += [near, far]
+                self.accepted += 1
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
@@ -271,15 +274,17 @@ class Relay:
             end.close()
 
     def cut(self):
-        for end in self.pairs:
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-        self.pairs.clear()
+        with self.changing:
+            for end in self.pairs:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue
+            self.pairs.clear()
 
     def close(self):
-        self.open = False
+        with self.changing:
+            self.open = False
         self.cut()
         self.listener.close()
 
