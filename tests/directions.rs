@@ -59,11 +59,12 @@ const ADAPTERS: &[&str] = &[
 ];
 const MAY_NAME_ADAPTERS: &[&str] = &["server", "probe"];
 /// Crates that talk to a database or to a network, with those whose names start so.
-const DRIVERS: &[&str] = &["rusqlite", "sqlx", "tonic", "axum", "prost", "hyper", "errand_proto"];
+const DRIVERS: &[&str] = &["rusqlite", "sqlx", "tonic", "axum", "prost", "hyper", "errand_proto", "errand_wire"];
 /// The modules that know none of them.
 const DRIVERLESS: &[&str] = &["model", "clock", "drain", "queue", "fleet", "engine"];
 /// The folders whose sources follow the rules of text.
-const SOURCES: &[&str] = &["src", "gateway/src", "cli/src", "clients/rust/src", "conformance/src", "proto/src"];
+const SOURCES: &[&str] =
+    &["src", "gateway/src", "cli/src", "clients/rust/src", "conformance/src", "proto/src", "wire/src"];
 /// The drivers of SQL databases, each with the only folder that may name it.
 const SQL_FOLDERS: &[(&str, &str)] = &[("rusqlite", "src/store/sqlite/"), ("sqlx", "src/store/postgres/")];
 /// Where the crate redis may be named.

@@ -56,7 +56,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), String> {
-    let upstream = Upstream::remote(endpoint(&arguments)?.connect_lazy());
+    let upstream = Upstream::remote(errand_wire::connect_lazy(&endpoint(&arguments)?));
     let config = GatewayConfig { body_max_bytes: arguments.body_max_bytes, cors_origins: arguments.cors_origins };
     let interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("no SIGINT: {error}"))?;
     let terminate = signal(SignalKind::terminate()).map_err(|error| format!("no SIGTERM: {error}"))?;
@@ -74,8 +74,7 @@ fn endpoint(arguments: &Arguments) -> Result<Endpoint, String> {
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
+        .keep_alive_while_idle(true);
     if arguments.upstream.starts_with("https:") {
         let file = arguments.upstream_ca.as_ref().ok_or("upstream-ca: wanted with an https upstream")?;
         let pem = std::fs::read(file).map_err(|error| format!("upstream-ca: {error}"))?;

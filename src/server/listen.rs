@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use errand_gateway::{GatewayConfig, Upstream};
+use errand_wire::Gathered;
 use futures::StreamExt;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -116,7 +117,7 @@ impl Servers {
         }
         let cut = self.cut.clone();
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let incoming = incoming.map(move |stream| stream.map(|stream| Cut::new(stream, cut.clone())));
+        let incoming = incoming.map(move |stream| stream.map(|stream| Cut::new(Gathered::new(stream), cut.clone())));
         let stop = self.stop.clone();
         let serving = server
             .layer(self.in_flight.clone())

@@ -106,7 +106,6 @@ impl Servers {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(|_| EndpointError::Invalid(format!("server {url:?} is not a URL")))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);
@@ -177,8 +176,7 @@ impl Dialer {
         let (Some(endpoint), Some(url)) = (self.endpoints.get(index), self.urls.get(index)) else {
             return Err(EndpointError::Invalid("no server is named".to_owned()));
         };
-        let channel = endpoint
-            .connect()
+        let channel = errand_wire::connect(endpoint)
             .await
             .map_err(|error| EndpointError::Unreachable { url: url.clone(), reason: innermost(&error) })?;
         Ok(InterceptedService::new(channel, self.bearer.clone()))
