@@ -2,8 +2,8 @@
 //!
 //! Answers to the calls of one connection become ready together, when the commit is stored that they waited for; whoever
 //! gets these answers asks again, all at once. Tokio runs a task that was woken just now before the others, so that an
-//! HTTP/2 connection would write each of these messages by itself, and a write costs more than all else that is done for
-//! a small message. [`Gathered`] puts a write off until the others had their turn.
+//! HTTP/2 connection would write a message or two at a time, each time with a call to the system and a way through the
+//! network stack. [`Gathered`] puts a write off until the others had their turn.
 
 mod gathered;
 
